@@ -1,0 +1,67 @@
+# chromogenic: targets for operators first, then for contributors.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+GO          ?= go
+PREFIX      ?= /usr/local
+FUZZTIME    ?= 5m
+BENCHTIME   ?= 1s
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS     := -s -w -X main.version=$(VERSION)
+
+# What needs no root, no mount and no server.
+UNIT = $(shell $(GO) list ./... | grep -v '/test/')
+# A linter that is built once and kept by Go's cache.
+LINT = $$($(GO) -C tools tool -n golangci-lint)
+FUMPT = $$($(GO) -C tools tool -n gofumpt)
+
+.PHONY: help build demo install check test test-full bench lint fuzz deps clean
+.DEFAULT_GOAL := build
+
+help: ## say what the targets do
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+build: ## write bin/chromogenic, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/chromogenic .
+
+demo: build ## show what it does, on an image made for it (under 2 minutes)
+	@scripts/demo.sh bin/chromogenic
+
+install: build ## install below PREFIX (/usr/local)
+	install -D -m 0755 bin/chromogenic $(DESTDIR)$(PREFIX)/bin/chromogenic
+	install -d $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	bin/chromogenic man > $(DESTDIR)$(PREFIX)/share/man/man8/chromogenic.8
+	bin/chromogenic completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/chromogenic
+
+check: ## format, vet and the quick tests: no root, no server, under 3 minutes
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' 2>/dev/null || find . -name '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted by gofmt:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) test -short $(UNIT)
+
+deps: ## install the Debian packages that the tests need (as root), or name them
+	@scripts/deps.sh
+
+# As root nothing may be skipped, and CI says so to the tests. Others may have no
+# right to mount a tmpfs, and see what was skipped.
+test: deps check ## all tests, with real tools, mounts and the race detector (under 25 minutes)
+	[ "$$(id -u)" != 0 ] || export CI="$${CI:-true}"; \
+	$(GO) test -race -count=1 -timeout 20m -v ./... 2>&1 | scripts/count.sh
+
+test-full: deps ## the tests, then soaks and long fuzzing (hours)
+	CHROMOGENIC_FULL=1 $(GO) test -race -count=1 -timeout 4h ./...
+	$(MAKE) fuzz
+
+bench: ## benchmarks at 0, 50 and 100 % utilisation, and side by side with qemu-img
+	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./disk/... ./formats/... .
+	CHROMOGENIC_BENCH=1 $(GO) test -count=1 -timeout 30m -run '^TestBench' -v . | grep -v '^=== '
+
+lint: ## golangci-lint with the floors of .golangci.yml, and gofumpt
+	$(LINT) run ./...
+	@unformatted=$$($(FUMPT) -l . | grep -v '^tools/' || true); \
+	if [ -n "$$unformatted" ]; then echo "not formatted by gofumpt:"; echo "$$unformatted"; exit 1; fi
+
+fuzz: ## every fuzz target for FUZZTIME (5m) in 256 MiB
+	@FUZZTIME=$(FUZZTIME) GO=$(GO) scripts/fuzz.sh
+
+clean: ## remove what was built
+	rm -rf bin

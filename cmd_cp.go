@@ -1,0 +1,157 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"chromogenic/disk"
+	"chromogenic/pipeline"
+)
+
+func cpCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "cp",
+		Usage:     "copy an image from or to a provider",
+		ArgsUsage: "SRC DST",
+		Description: "SRC and DST are places, PROVIDER:images/NAME[.FORMAT] or PROVIDER:instances/NAME[.FORMAT],\n" +
+			"or plain paths; at least one is a place. No mount is needed. A copy is verified, and is\n" +
+			"visible under its name only when it is complete.",
+		Flags: append(commonFlags(), jsonFlag(),
+			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be done, and do nothing"},
+			&cli.StringFlag{Name: "store", Usage: "keep it as `FORMAT`, or \"source\", whatever the provider's own choice is"},
+			&cli.StringFlag{Name: "clean", Usage: "`POLICY` for traces of the old machine: auto, require, best-effort or off"},
+			&cli.BoolFlag{Name: "force", Usage: "replace a plain file DST if it exists"},
+		),
+		Action: func(c *cli.Context) error {
+			if err := wantArgs(c, 2, 2); err != nil {
+				return err
+			}
+			return copyAction(c)
+		},
+	}
+}
+
+// A copying is one run of cp.
+type copying struct {
+	c        *cli.Context
+	p        *pipeline.Pipeline
+	src, dst end
+	meter    *meter
+}
+
+func copyAction(c *cli.Context) error {
+	job := &copying{c: c}
+	var err error
+	if job.src, err = parseEnd(c.Args().Get(0)); err != nil {
+		return err
+	}
+	if job.dst, err = parseEnd(c.Args().Get(1)); err != nil {
+		return err
+	}
+	if err := job.refuse(); err != nil {
+		return err
+	}
+	if job.p, _, err = openSession(c); err != nil {
+		return err
+	}
+	defer job.p.Close()
+	rec, err := job.run()
+	if rec == nil {
+		return err
+	}
+	switch {
+	case c.Bool("json"):
+		if e := printJSON(c.App.Writer, rec); err == nil {
+			err = e
+		}
+	case c.Bool("dry-run") && err == nil:
+		printPlan(c, rec)
+	}
+	return err
+}
+
+// refuse tells what makes no sense before anything is opened.
+func (j *copying) refuse() error {
+	store, clean := j.c.String("store"), j.c.String("clean")
+	switch {
+	case j.src.Path != "" && j.dst.Path != "":
+		return usage("chromogenic convert SRC DST changes the format of a plain file", "cp: neither is a place of a provider")
+	case j.src.Path == "" && j.src.Stem == "":
+		return usage("name one image", "cp: the source is a whole folder")
+	case store != "" && !slices.Contains(stores(), store):
+		return usage("it is one of "+strings.Join(stores(), ", "), "cp: unknown store %q", store)
+	case clean != "" && !slices.Contains(cleans(), clean):
+		return usage("it is one of "+strings.Join(cleans(), ", "), "cp: unknown clean %q", clean)
+	case j.dst.Path != "" && (store != "" || clean != ""):
+		return usage("they are for copies into a provider", "cp: --store and --clean mean nothing for a plain file")
+	case j.dst.Path == "" && j.c.Bool("force"):
+		return usage("--force is for plain files", "cp: an image of a provider is never replaced")
+	case j.dst.Path == "" && j.dst.Kind != "images":
+		return usage("copy to "+j.dst.Provider+":images/", "cp: instances cannot be written")
+	}
+	return nil
+}
+
+func (j *copying) run() (*pipeline.Record, error) {
+	if !j.c.Bool("dry-run") {
+		j.meter = newMeter(os.Stderr)
+		defer j.meter.close()
+	}
+	if j.dst.Path != "" {
+		return j.toFile()
+	}
+	spec, closeSource, err := j.spec()
+	if err != nil {
+		return nil, err
+	}
+	defer closeSource()
+	if j.c.Bool("dry-run") {
+		return j.p.Plan(j.c.Context, spec)
+	}
+	spec.Progress = j.meter.update
+	return j.p.Copy(j.c.Context, spec)
+}
+
+// refuseFormat refuses a destination that is named as of another format than
+// what is copied there: its extension would lie.
+func (j *copying) refuseFormat(format string) error {
+	if j.dst.Format == "" || j.dst.Format == format {
+		return nil
+	}
+	return usage("leave the extension out; --store FORMAT says in which format it is kept", "cp: a %s cannot arrive as a %s", format, j.dst.Format)
+}
+
+func printPlan(c *cli.Context, rec *pipeline.Record) {
+	w := c.App.Writer
+	fmt.Fprintf(w, "%s -> %s\n", rec.Source, rec.Destination)
+	fmt.Fprintf(w, "  format        %s\n", rec.Format)
+	fmt.Fprintf(w, "  virtual size  %s (%d bytes)\n", size(rec.VirtualSize), rec.VirtualSize)
+	fmt.Fprintf(w, "  to send       %s (%d bytes)\n", size(rec.Bytes), rec.Bytes)
+	fmt.Fprintf(w, "  scratch       %s (%d bytes)\n", size(rec.Scratch), rec.Scratch)
+	for _, s := range rec.Stages {
+		fmt.Fprintf(w, "  %-12s  %s", s.Name, s.Outcome)
+		if s.Note != "" {
+			fmt.Fprintf(w, ": %s", s.Note)
+		}
+		fmt.Fprintln(w)
+	}
+	if rec.Unchanged {
+		fmt.Fprintln(w, "  the same disk is there already")
+	}
+}
+
+// statSource looks at a plain source, which must be a file.
+func statSource(path string) (os.FileInfo, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("copy: %w", err)
+	}
+	if info.IsDir() {
+		return nil, disk.Errorf(disk.Unsupported, "copy %q: it is a folder", path)
+	}
+	return info, nil
+}

@@ -1,0 +1,151 @@
+package fs
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// A process is who made a request, as far as /proc tells. The zero value is a
+// process of another pid namespace, of which nothing is known.
+type process struct {
+	pid   int    // the thread group's
+	start string // its start time in clock ticks: a pid comes back, the pair does not
+}
+
+// callerThread is the thread that made the request; 0 is unknown.
+func callerThread(ctx context.Context) int {
+	c, ok := fuse.FromContext(ctx)
+	if !ok {
+		return 0
+	}
+	return int(c.Pid)
+}
+
+// callerProcess is the process that the thread belongs to.
+func callerProcess(ctx context.Context) process {
+	tid := callerThread(ctx)
+	if tid == 0 {
+		return process{}
+	}
+	pid, err := strconv.Atoi(statusField(tid, "Tgid"))
+	if err != nil {
+		return process{}
+	}
+	fields := statFields(pid)
+	if fields == nil {
+		return process{}
+	}
+	return process{pid, fields[statStart]}
+}
+
+// alive tells whether the process still runs. One that ended and was not waited
+// for does not.
+func (p process) alive() bool {
+	fields := statFields(p.pid)
+	return fields != nil && fields[statStart] == p.start && !strings.ContainsAny(fields[statState], "ZXx")
+}
+
+// The fields of /proc/PID/stat behind the name in brackets: see proc(5), whose
+// number 3 is index 0 here.
+const (
+	statState = 0
+	statFlags = 6
+	statStart = 19
+)
+
+// statFields are the fields of /proc/PID/stat behind the process's name, nil
+// when there is no such process. The name may hold anything.
+func statFields(pid int) []string {
+	p, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil
+	}
+	fields := strings.Fields(string(p[bytes.LastIndexByte(p, ')')+1:]))
+	if len(fields) <= statStart {
+		return nil
+	}
+	return fields
+}
+
+// statusField is a line of /proc/PID/status, which takes a thread's id too.
+func statusField(pid int, key string) string {
+	p, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(p)) {
+		if rest, ok := strings.CutPrefix(line, key+":"); ok {
+			return strings.TrimSpace(rest)
+		}
+	}
+	return ""
+}
+
+// dyingBySignal are PF_EXITING|PF_SIGNALED of include/linux/sched.h: both are
+// set while a thread that a signal killed closes its files, and on no normal
+// close.
+const dyingBySignal = 0x4 | 0x400
+
+// killed tells whether the caller is closing its files because a signal killed
+// it, so that what it wrote is cut off.
+func killed(ctx context.Context) bool {
+	fields := statFields(callerThread(ctx))
+	if fields == nil {
+		return false
+	}
+	flags, err := strconv.ParseUint(fields[statFlags], 10, 64)
+	return err == nil && flags&dyingBySignal == dyingBySignal
+}
+
+// sigkill is the bit of SIGKILL in the masks of /proc/PID/status. The kernel
+// turns every fatal signal into it.
+const sigkill = 1 << (9 - 1)
+
+// dying tells whether a fatal signal waits for the caller, which the request
+// keeps from dying. A signal that the caller handles is no reason to stop, and
+// Go programs interrupt themselves all the time.
+func dying(tid int) bool {
+	for _, key := range []string{"SigPnd", "ShdPnd"} {
+		mask, err := strconv.ParseUint(statusField(tid, key), 16, 64)
+		if err != nil || mask&sigkill != 0 {
+			return true // a caller that is gone, or unknown and interrupted, waits for nothing
+		}
+	}
+	return false
+}
+
+// dyingPoll is how often an interrupted caller is looked at.
+const dyingPoll = 100 * time.Millisecond
+
+// wait returns when done is closed, or false when the caller must die first.
+func wait(ctx context.Context, done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+	}
+	tid := callerThread(ctx)
+	tick := time.NewTicker(dyingPoll)
+	defer tick.Stop()
+	for !dying(tid) {
+		select {
+		case <-done:
+			return true
+		case <-tick.C:
+		}
+	}
+	return false
+}
+
+// isQemu tells whether the caller is one of qemu's programs, which close an
+// image more than once while they make it.
+func isQemu(ctx context.Context) bool {
+	return strings.HasPrefix(statusField(callerProcess(ctx).pid, "Name"), "qemu")
+}

@@ -1,0 +1,212 @@
+package fs
+
+import (
+	"context"
+	"time"
+
+	"chromogenic/disk"
+	"chromogenic/formats"
+	"chromogenic/pipeline"
+)
+
+// flush is a close of a writable handle. It makes an image of a file with a
+// public name, unless
+//   - the caller was killed: what it wrote is cut off, now and for ever;
+//   - the file is empty: dd and shells close it once before they write;
+//   - qemu closes a disk of zeros for the first time: it goes on later;
+//   - nothing was written since the last commit: its result stands.
+func (g *staged) flush(ctx context.Context) error {
+	cut := killed(ctx)
+	g.mu.Lock()
+	if cut && g.state == writing {
+		g.state = spoiled
+		g.err = disk.Errorf(disk.Interrupted, "write image: the program was killed, so nothing is published")
+	}
+	g.unflushed = false
+	state, err, dirty := g.state, g.err, g.dirty
+	g.mu.Unlock()
+	switch {
+	case state == dropped:
+		return nil
+	case state == spoiled:
+		return err
+	case !g.public():
+		return nil
+	case !dirty:
+		return err
+	case cut:
+		return disk.Errorf(disk.Interrupted, "write image: the program was killed, so what it wrote last is not published")
+	case g.spool.Size() == 0:
+		return nil
+	case g.unfinishedDisk(ctx):
+		return nil
+	}
+	return g.commit(ctx, g.name, *g.format, g.path)
+}
+
+// unfinishedDisk tells whether qemu has only prepared the disk. An all-zero disk
+// is a disk too: the second time it is taken for one.
+func (g *staged) unfinishedDisk(ctx context.Context) bool {
+	g.mu.Lock()
+	again := g.blank
+	g.mu.Unlock()
+	if again || !isQemu(ctx) || !g.spool.Blank(g.format.Name) {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.blank = true
+	return true
+}
+
+// commit makes an image of the file, once at a time, and keeps the result for
+// whoever closes it again. A caller that must die is let go: the copy is
+// cancelled then, and what it made is removed behind it.
+func (g *staged) commit(ctx context.Context, name string, f formats.Format, path string) error {
+	token := make(chan struct{})
+	go func() { <-g.commits; close(token) }()
+	if !wait(ctx, token) {
+		go func() { <-token; g.commits <- struct{}{} }()
+		return errKilled()
+	}
+	job, cancel := context.WithCancel(g.folder.t.ctx)
+	done := make(chan struct{})
+	var err error
+	g.folder.t.jobs.Go(func() {
+		defer close(done)
+		defer func() { g.commits <- struct{}{} }()
+		defer cancel()
+		err = g.run(job, name, f, path)
+	})
+	if !wait(ctx, done) {
+		cancel()
+		return errKilled()
+	}
+	return err
+}
+
+func errKilled() error {
+	return disk.Errorf(disk.Interrupted, "write image: interrupted, so nothing is published")
+}
+
+// run is the commit itself. The content stands still meanwhile.
+func (g *staged) run(ctx context.Context, name string, f formats.Format, path string) error {
+	g.content.Lock()
+	defer g.content.Unlock()
+	g.mu.Lock()
+	if g.public() && !g.dirty || g.state == spoiled || g.state == dropped {
+		defer g.mu.Unlock()
+		return g.err // another close was faster
+	}
+	spec := pipeline.CopySpec{
+		Site: g.folder.site, Name: name, Clean: g.folder.view.clean, Replaces: g.replaces,
+	}
+	if g.timed {
+		spec.Mtime = g.mtime
+	}
+	g.mu.Unlock()
+
+	rec, err := g.copy(ctx, spec, f, path)
+
+	g.mu.Lock()
+	g.dirty, g.err = false, err
+	if err != nil {
+		g.state = failed
+		g.mu.Unlock()
+		return err
+	}
+	g.state, g.closed, g.image = published, time.Now(), rec.Entry
+	// What was there before is not this writer's to replace.
+	g.replaces = nil
+	if !rec.Unchanged {
+		g.replaces = rec.Entry
+	}
+	g.mu.Unlock()
+	g.folder.t.solve(path)
+	return nil
+}
+
+// copy hands the content to the pipeline: as the view that all of it equals,
+// where there is one, or as bytes in the format that the extension states.
+func (g *staged) copy(ctx context.Context, spec pipeline.CopySpec, f formats.Format, path string) (*pipeline.Record, error) {
+	if v, ok := g.spool.Source(); ok {
+		defer v.Close()
+		if v.Ref.Format == f.Name {
+			spec.From = v
+		}
+	}
+	if spec.From == nil {
+		spec.Image, spec.Format, spec.Origin = g.spool.Image(), f.Name, "what was written to "+path
+	}
+	return g.folder.t.p.Copy(ctx, spec)
+}
+
+// release counts a handle out. With the last one the content goes, unless the
+// writer may come back for it.
+func (g *staged) release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.size = g.spool.Size()
+	g.opens--
+	if g.opens > 0 {
+		return
+	}
+	if g.state != writing {
+		if g.public() || g.state == dropped {
+			g.spool.Close()
+		}
+		return
+	}
+	if g.public() {
+		g.folder.t.jobs.Go(g.settle)
+	}
+}
+
+// settlePoll is how often settle looks whether the writer has ended.
+const settlePoll = 20 * time.Millisecond
+
+// settle waits for the end of the process that has left a file unfinished, then
+// makes an image of what qemu has left, and drops anything else. Its errors are
+// in the journal alone.
+func (g *staged) settle() {
+	tick := time.NewTicker(settlePoll)
+	defer tick.Stop()
+	for began := time.Now(); ; {
+		select {
+		case <-g.folder.t.ctx.Done():
+		case <-tick.C:
+		}
+		g.mu.Lock()
+		over := g.opens > 0 || g.state != writing
+		g.mu.Unlock()
+		if over {
+			return
+		}
+		unknown := g.owner == process{} && time.Since(began) < claimTime
+		if g.folder.t.ctx.Err() != nil || !g.owner.alive() && !unknown {
+			break
+		}
+	}
+	ctx := g.folder.t.ctx
+	var err error
+	g.mu.Lock()
+	blank, dirty := g.blank, g.dirty
+	g.mu.Unlock()
+	if blank && dirty && g.spool.Size() > 0 {
+		err = g.commit(ctx, g.name, *g.format, g.path)
+	} else if dirty || g.spool.Size() == 0 {
+		err = disk.Errorf(disk.Invalid, "write image: the file was left empty or unfinished, so nothing is published")
+	}
+	if err != nil {
+		g.fail("release", err)
+	}
+	g.folder.remove(g)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.state == writing {
+		g.state = dropped
+	}
+	if g.opens == 0 {
+		g.spool.Close()
+	}
+}

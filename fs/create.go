@@ -1,0 +1,242 @@
+package fs
+
+import (
+	"context"
+	"strings"
+	"syscall"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"chromogenic/disk"
+	"chromogenic/formats"
+	"chromogenic/providers"
+)
+
+// writable tells why nothing can be written into the directory.
+func (k *kindNode) writable() error {
+	if k.t.o.ReadOnly {
+		return errReadOnly()
+	}
+	if k.folder == nil {
+		err := disk.Errorf(disk.Policy, "instances are not written")
+		return disk.Hint(err, "copy an instance into an images/ directory")
+	}
+	p, ok := k.t.p.Provider(k.site)
+	if !ok {
+		return disk.Errorf(disk.NotFound, "find provider %q", k.site)
+	}
+	if _, ok := p.(providers.Uploader); !ok {
+		return disk.Errorf(disk.Policy, "provider %q takes no images", k.site)
+	}
+	return nil
+}
+
+// target reads a public name that is to be written: the true name and the format
+// of what is handed over.
+func target(file string) (name string, f formats.Format, err error) {
+	stem, f, ok := Parse(file)
+	switch {
+	case !ok:
+		err := disk.Errorf(disk.Invalid, "write %q: the name ends in no known extension", file)
+		return "", f, disk.Hint(err, "the extension says what is handed over: .raw, .qcow2, .vmdk, .ova")
+	case f.Layout == nil:
+		err := disk.Errorf(disk.Invalid, "write %q: %s can only be read", file, f.Name)
+		return "", f, disk.Hint(err, "pack it as .ova, or copy its disk")
+	}
+	return Decode(stem), f, nil
+}
+
+// Create begins a file: of an image to be, or of a name beginning with a dot that
+// will be renamed to one.
+func (k *kindNode) Create(ctx context.Context, name string, flags, _ uint32, out *fuse.EntryOut) (*gofuse.Inode, gofuse.FileHandle, uint32, syscall.Errno) {
+	g, err := k.create(ctx, name, flags)
+	if err != nil {
+		return nil, nil, 0, k.fail("create", name, err)
+	}
+	return g.attach(ctx, &k.dirNode, out), g.open(flags), fuse.FOPEN_DIRECT_IO, 0
+}
+
+func (k *kindNode) create(ctx context.Context, name string, flags uint32) (*staged, error) {
+	if err := k.writable(); err != nil {
+		return nil, err
+	}
+	by := callerProcess(ctx)
+	if strings.HasPrefix(name, ".") {
+		g := newStaged(k.folder, name, join(k.path, name), by)
+		return g, k.folder.add(g)
+	}
+	trueName, f, err := target(name)
+	if err != nil {
+		return nil, err
+	}
+	// The kernel has asked whether the name exists; it may have come since.
+	n, err := k.find(ctx, strings.TrimSuffix(name, name[strings.LastIndexByte(name, '.'):]))
+	if err != nil {
+		return nil, err
+	}
+	if n != nil && flags&syscall.O_EXCL != 0 {
+		return nil, disk.Errorf(disk.Exists, "create %q: the image exists", name)
+	}
+	g := newStaged(k.folder, publicKey(trueName, f), join(k.path, name), by)
+	g.name, g.format = trueName, &f
+	return g, k.folder.add(g)
+}
+
+// key is that of the file in the folder of what is being written.
+func (f *imageFile) key() string {
+	row, _ := formats.ByName(f.ref.Format)
+	return publicKey(trueName(f.ref.Entry), row)
+}
+
+// trueName is what an image is published as.
+func trueName(e providers.Entry) string {
+	if e.Name == "" {
+		return e.ID
+	}
+	return e.Name
+}
+
+// reserve begins a file over an existing image, for the process that opens it.
+// Unless it truncates, the file begins with the content that is there.
+func (f *imageFile) reserve(ctx context.Context, truncate bool) error {
+	k := f.kind
+	if err := k.writable(); err != nil {
+		return err
+	}
+	row, ok := formats.ByName(f.ref.Format)
+	if !ok || row.Layout == nil || f.ref.Disk != 0 {
+		return disk.Errorf(disk.Policy, "this file can only be read")
+	}
+	by := callerProcess(ctx)
+	g := newStaged(k.folder, f.key(), f.path, by)
+	g.name, g.format = trueName(f.ref.Entry), &row
+	if old := k.folder.unfinished(g.key, by); old != nil {
+		return nil // opened a second time by its writer
+	}
+	if err := k.folder.add(g); err != nil {
+		return err
+	}
+	if truncate {
+		return nil
+	}
+	v, err := k.t.p.View(ctx, f.ref)
+	if err == nil {
+		err = g.spool.Bind(v, 0, 0, v.Size())
+		v.Close()
+	}
+	if err != nil {
+		k.folder.remove(g)
+		g.spool.Close()
+	}
+	return err
+}
+
+// Mkdir makes a dot-directory, in which programs keep unfinished copies.
+func (k *kindNode) Mkdir(ctx context.Context, name string, _ uint32, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
+	err := k.writable()
+	if err == nil && !strings.HasPrefix(name, ".") {
+		err = disk.Errorf(disk.Policy, "make directory %q: only names with a leading dot, for unfinished copies", name)
+	}
+	if err == nil {
+		err = k.folder.mkdir(name)
+	}
+	if err != nil {
+		return nil, k.fail("mkdir", name, err)
+	}
+	d := &dotDir{dirNode: k.sub(name), kind: k, name: name}
+	return k.attach(ctx, d, d.path, out), 0
+}
+
+func (f *folder) mkdir(name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.dirs[name] || f.files[name] != nil {
+		return disk.Errorf(disk.Exists, "make directory %q: the name is taken", name)
+	}
+	f.dirs[name] = true
+	return nil
+}
+
+// Rmdir removes a dot-directory that is empty.
+func (k *kindNode) Rmdir(_ context.Context, name string) syscall.Errno {
+	if err := k.writable(); err != nil {
+		return k.fail("rmdir", name, err)
+	}
+	f := k.folder
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.dirs[name] {
+		return k.fail("rmdir", name, disk.Errorf(disk.Policy, "the directories of the mount are fixed"))
+	}
+	for key := range f.files {
+		if strings.HasPrefix(key, name+"/") {
+			return syscall.ENOTEMPTY
+		}
+	}
+	delete(f.dirs, name)
+	return 0
+}
+
+// Unlink drops an unfinished file. Images go only where the mount allows it.
+func (k *kindNode) Unlink(ctx context.Context, name string) syscall.Errno {
+	if err := k.unlink(ctx, name); err != nil {
+		return k.fail("unlink", name, err)
+	}
+	return 0
+}
+
+func (k *kindNode) unlink(ctx context.Context, name string) error {
+	if err := k.writable(); err != nil {
+		return err
+	}
+	if strings.HasPrefix(name, ".") {
+		return k.folder.unlink(name)
+	}
+	stem, f, ok := Parse(name)
+	if !ok {
+		return disk.Errorf(disk.NotFound, "remove %q: there is no such file", name)
+	}
+	if g := k.folder.unfinished(publicKey(Decode(stem), f), callerProcess(ctx)); g != nil {
+		return k.folder.unlink(g.key)
+	}
+	n, err := k.find(ctx, stem)
+	if err != nil {
+		return err
+	}
+	if n == nil {
+		return disk.Errorf(disk.NotFound, "remove %q: there is no such image", name)
+	}
+	p, _ := k.t.p.Provider(k.site)
+	d, ok := p.(providers.Deleter)
+	if !k.t.o.AllowDelete || !ok {
+		err := disk.Errorf(disk.Policy, "remove %q: the mount deletes no images", name)
+		return disk.Hint(err, "mount with --allow-delete, which removes the image in all its formats")
+	}
+	err = d.Delete(ctx, n.Entry)
+	k.t.p.Forget(k.site)
+	return err
+}
+
+// unlink drops the file of a key.
+func (f *folder) unlink(key string) error {
+	f.mu.Lock()
+	g := f.files[key]
+	delete(f.files, key)
+	f.mu.Unlock()
+	if g == nil {
+		return disk.Errorf(disk.NotFound, "remove file: there is none of that name")
+	}
+	g.drop()
+	return nil
+}
+
+// drop ends a file that will be no image. Who has it open may go on with it.
+func (g *staged) drop() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.state = dropped
+	if g.opens == 0 {
+		g.spool.Close()
+	}
+}

@@ -1,0 +1,239 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"io"
+	"syscall"
+	"time"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"chromogenic/disk"
+	"chromogenic/pipeline"
+	"chromogenic/providers"
+)
+
+// imageFile is an image in a format: bytes that never change. Another version of
+// the image is another node, and so is what is written over it.
+type imageFile struct {
+	gofuse.Inode
+	kind *kindNode
+	path string
+	ref  pipeline.Ref
+	stat pipeline.Stat
+}
+
+var (
+	_ gofuse.NodeGetattrer      = (*imageFile)(nil)
+	_ gofuse.NodeSetattrer      = (*imageFile)(nil)
+	_ gofuse.NodeOpener         = (*imageFile)(nil)
+	_ gofuse.NodeCopyFileRanger = (*imageFile)(nil)
+	_ gofuse.NodeGetxattrer     = (*imageFile)(nil)
+	_ gofuse.NodeListxattrer    = (*imageFile)(nil)
+	_ gofuse.NodeSetxattrer     = (*imageFile)(nil)
+	_ gofuse.NodeRemovexattrer  = (*imageFile)(nil)
+	_ gofuse.NodeStatfser       = (*imageFile)(nil)
+	_ gofuse.FileReader         = (*reader)(nil)
+	_ gofuse.FileLseeker        = (*reader)(nil)
+	_ gofuse.FileReleaser       = (*reader)(nil)
+	_ gofuse.NodeFsyncer        = (*imageFile)(nil)
+)
+
+func (f *imageFile) instance() bool { return f.ref.Entry.Kind == providers.Instances }
+
+// fail records a failure of an operation on the file.
+func (f *imageFile) fail(op string, err error) syscall.Errno { return f.kind.t.fail(op, f.path, err) }
+
+// attr is what stat(2) shows: all of it follows from the entry.
+func (f *imageFile) attr(out *fuse.Attr) {
+	when := f.ref.Entry.Updated
+	if when.IsZero() {
+		when = f.ref.Entry.Created
+	}
+	if when.IsZero() || when.Unix() < 0 {
+		when = time.Unix(0, 0)
+	}
+	*out = fuse.Attr{
+		Ino: out.Ino, Mode: syscall.S_IFREG | 0o640, Nlink: 1, Owner: f.kind.t.owner(),
+		Size: uint64(f.stat.Size), Blocks: blocks(f.stat.Allocated), Blksize: blockSize,
+	}
+	out.SetTimes(&when, &when, &when)
+}
+
+// blocks counts n bytes in the unit of st_blocks, which is 512 bytes.
+func blocks(n int64) uint64 { return uint64(n+511) / 512 }
+
+// Getattr answers from memory.
+func (f *imageFile) Getattr(_ context.Context, _ gofuse.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	f.attr(&out.Attr)
+	out.SetTimeout(attrTime)
+	return 0
+}
+
+// Statfs is that of every node.
+func (f *imageFile) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno { return statfs(out) }
+
+// Fsync has nothing to do.
+func (f *imageFile) Fsync(context.Context, gofuse.FileHandle, uint32) syscall.Errno { return 0 }
+
+// Open opens a view for reading. Who opens it for writing gets a file of his own:
+// ESTALE makes the kernel look the name up again, and Lookup then answers with
+// that file, whose first opener this call has reserved it for.
+func (f *imageFile) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
+	if flags&syscall.O_ACCMODE != syscall.O_RDONLY || flags&syscall.O_TRUNC != 0 {
+		if err := f.reserve(ctx, flags&syscall.O_TRUNC != 0); err != nil {
+			return nil, 0, f.fail("open", err)
+		}
+		return nil, 0, syscall.ESTALE
+	}
+	if f.kind.folder != nil && f.kind.folder.unfinished(f.key(), callerProcess(ctx)) != nil {
+		return nil, 0, syscall.ESTALE // the writer looks at what it has written
+	}
+	h := &reader{f: f, refuse: f.policy()}
+	if f.instance() && f.kind.t.p.SnapshotPolicy(f.ref.Site) == "never" {
+		return nil, 0, f.fail("open", h.refuse) // a copy of it is refused too
+	}
+	v, err := f.kind.t.p.View(ctx, f.ref)
+	if err != nil {
+		return nil, 0, f.fail("open", err)
+	}
+	h.v = v
+	if f.ref.Format == "raw" && !f.instance() {
+		return h, fuse.FOPEN_KEEP_CACHE, 0
+	}
+	return h, fuse.FOPEN_DIRECT_IO, 0
+}
+
+// policy tells why a plain read of a live machine is refused: it would capture
+// it, which costs money and time, and grep -r must not.
+func (f *imageFile) policy() error {
+	if !f.instance() {
+		return nil
+	}
+	switch policy := f.kind.t.p.SnapshotPolicy(f.ref.Site); policy {
+	case "auto":
+		return nil
+	case "never":
+		return disk.Errorf(disk.Policy, "read instance %q: its provider is configured with snapshot: never", f.ref.Entry.Name)
+	default:
+		err := disk.Errorf(disk.Policy, "read instance %q: with snapshot: %s a plain read does not capture a live machine", f.ref.Entry.Name, policy)
+		return disk.Hint(err, "copy it into an images/ directory of the mount with cp, or configure snapshot: auto")
+	}
+}
+
+// A reader is a view opened by a program.
+type reader struct {
+	f      *imageFile
+	v      *pipeline.View
+	refuse error // of every read
+}
+
+// Read fills dest, short only at the end.
+func (r *reader) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	if r.refuse != nil {
+		return nil, r.f.fail("read", r.refuse)
+	}
+	n, err := r.v.ReadAt(dest, off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.f.kind.t.spoil(callerProcess(ctx), err)
+		return nil, r.f.fail("read", err)
+	}
+	return fuse.ReadResultData(dest[:n]), 0
+}
+
+// Lseek finds data and holes.
+func (r *reader) Lseek(_ context.Context, off uint64, whence uint32) (uint64, syscall.Errno) {
+	if whence != unix.SEEK_DATA && whence != unix.SEEK_HOLE {
+		return 0, syscall.EINVAL
+	}
+	size := r.v.Size()
+	for at := int64(off); at >= 0 && at < size; {
+		e, err := r.v.Extent(at, size-at)
+		if err != nil {
+			return 0, r.f.fail("lseek", err)
+		}
+		if e.Zero == (whence == unix.SEEK_HOLE) {
+			return uint64(at), 0
+		}
+		at = e.End()
+		if at == size && whence == unix.SEEK_HOLE {
+			return uint64(size), 0
+		}
+	}
+	return 0, syscall.ENXIO
+}
+
+// Release closes the view.
+func (r *reader) Release(context.Context) syscall.Errno {
+	if err := r.v.Close(); err != nil {
+		r.f.fail("release", err)
+	}
+	return 0
+}
+
+// maxBind is the most that one COPY_FILE_RANGE takes: its answer has 32 bits.
+const maxBind = 1 << 30
+
+// maxBindMoved is the same where the offsets differ, so that bytes are read.
+const maxBindMoved = 16 << 20
+
+// CopyFileRange binds a part of a file that is being written to this one. No
+// byte moves; the commit knows where they are.
+func (f *imageFile) CopyFileRange(ctx context.Context, from gofuse.FileHandle, fromOff uint64, out *gofuse.Inode, to gofuse.FileHandle, toOff, n, _ uint64) (uint32, syscall.Errno) {
+	r, isReader := from.(*reader)
+	w, isWriter := to.(*writer)
+	if !isReader || !isWriter {
+		return 0, syscall.ENOTSUP // the kernel copies by read and write then
+	}
+	if _, ok := out.Operations().(*staged); !ok {
+		return 0, syscall.ENOTSUP
+	}
+	size := uint64(r.v.Size())
+	if fromOff >= size {
+		return 0, 0
+	}
+	n = min(n, size-fromOff, maxBind)
+	if fromOff != toOff {
+		n = min(n, maxBindMoved)
+		if r.refuse != nil {
+			return 0, f.fail("copy_file_range", r.refuse)
+		}
+	}
+	err := w.change(func() error { return w.g.spool.Bind(r.v, int64(fromOff), int64(toOff), int64(n)) })
+	if err != nil {
+		return 0, w.g.fail("copy_file_range", err)
+	}
+	return uint32(n), 0
+}
+
+// Setattr accepts mode and owner, keeps a modification time where the provider
+// can, and refuses another size: an image is written through open(2).
+func (f *imageFile) Setattr(ctx context.Context, _ gofuse.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	if err := f.setattr(ctx, in); err != nil {
+		return f.fail("setattr", err)
+	}
+	f.attr(&out.Attr)
+	if when, ok := in.GetMTime(); ok {
+		out.SetTimes(nil, &when, nil)
+	}
+	return 0
+}
+
+func (f *imageFile) setattr(ctx context.Context, in *fuse.SetAttrIn) error {
+	if err := f.kind.writable(); err != nil {
+		return err
+	}
+	if size, ok := in.GetSize(); ok && size != uint64(f.stat.Size) {
+		err := disk.Errorf(disk.Policy, "an image is immutable: its size is %d bytes", f.stat.Size)
+		return disk.Hint(err, "write a whole image, under another name")
+	}
+	if when, ok := in.GetMTime(); ok {
+		// A signal must not leave half of a copy's attributes unset.
+		_, err := f.kind.t.p.SetMtime(context.WithoutCancel(ctx), f.ref.Site, f.ref.Entry, when)
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,179 @@
+package fs
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"syscall"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"chromogenic/disk"
+	"chromogenic/pipeline"
+)
+
+// kindNode is a view of a provider: images/, instances/ and the like.
+type kindNode struct {
+	dirNode
+	site   string
+	view   view
+	folder *folder // nil for instances
+}
+
+var (
+	_ gofuse.NodeLookuper       = (*kindNode)(nil)
+	_ gofuse.NodeOpendirHandler = (*kindNode)(nil)
+	_ gofuse.NodeSetattrer      = (*kindNode)(nil)
+	_ gofuse.NodeFsyncer        = (*kindNode)(nil)
+	_ gofuse.NodeCreater        = (*kindNode)(nil)
+	_ gofuse.NodeMkdirer        = (*kindNode)(nil)
+	_ gofuse.NodeUnlinker       = (*kindNode)(nil)
+	_ gofuse.NodeRmdirer        = (*kindNode)(nil)
+	_ gofuse.NodeRenamer        = (*kindNode)(nil)
+	_ gofuse.NodeSymlinker      = (*kindNode)(nil)
+	_ gofuse.NodeLinker         = (*kindNode)(nil)
+	_ gofuse.NodeMknoder        = (*kindNode)(nil)
+)
+
+// byIDName and disksExt name the directories that resolve and are not listed.
+const (
+	byIDName = "by-id"
+	disksExt = ".disks"
+)
+
+// Lookup finds, in this order: what is being written, the directories that are
+// not listed, and an image by its shown name or its id.
+func (k *kindNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
+	if strings.HasPrefix(name, ".") {
+		return k.lookupHidden(ctx, name, out)
+	}
+	if name == byIDName {
+		return k.attach(ctx, &byIDNode{fixedDir{k.sub(name)}, k}, join(k.path, name), out), 0
+	}
+	if stem, ok := strings.CutSuffix(name, disksExt); ok && stem != "" {
+		return k.lookupDisks(ctx, name, stem, out)
+	}
+	stem, f, ok := Parse(name)
+	if !ok {
+		return nil, syscall.ENOENT // no provider need be asked: nothing has such a name
+	}
+	if k.folder != nil {
+		if g := k.folder.unfinished(publicKey(Decode(stem), f), callerProcess(ctx)); g != nil {
+			return g.attach(ctx, &k.dirNode, out), 0
+		}
+	}
+	n, err := k.find(ctx, stem)
+	if err != nil {
+		return nil, k.fail("lookup", name, err)
+	}
+	if n == nil {
+		return nil, syscall.ENOENT
+	}
+	if k.folder != nil { // by its id, or by the name that it has among others of its name
+		if g := k.folder.unfinished(publicKey(trueName(n.Entry), f), callerProcess(ctx)); g != nil {
+			return g.attach(ctx, &k.dirNode, out), 0
+		}
+	}
+	return k.image(ctx, &k.dirNode, name, pipeline.Ref{Site: k.site, Entry: n.Entry, Format: f.Name}, out)
+}
+
+// lookupHidden finds a dot-name: a file or directory for unfinished copies.
+func (k *kindNode) lookupHidden(ctx context.Context, name string, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
+	if k.folder == nil {
+		return nil, syscall.ENOENT
+	}
+	g, dir := k.folder.hidden(name)
+	switch {
+	case g != nil:
+		return g.attach(ctx, &k.dirNode, out), 0
+	case dir:
+		return k.attach(ctx, &dotDir{dirNode: k.sub(name), kind: k, name: name}, join(k.path, name), out), 0
+	}
+	return nil, syscall.ENOENT
+}
+
+// index is the present listing by the names of files.
+func (k *kindNode) index(ctx context.Context) (*Index, error) {
+	return k.t.index(ctx, k.site, k.view.kind, false)
+}
+
+// find gives the entry of a stem, or nil.
+func (k *kindNode) find(ctx context.Context, stem string) (*Named, error) {
+	x, err := k.index(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if n, ok := x.Find(stem); ok {
+		return &n, nil
+	}
+	return nil, nil
+}
+
+// image attaches the node of an image in a format to the directory at. One that
+// cannot be read is not there, and its errno says why.
+func (k *kindNode) image(ctx context.Context, at *dirNode, name string, ref pipeline.Ref, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
+	st, err := k.t.p.Stat(ctx, ref)
+	if err == nil && ref.Entry.Reason != "" {
+		err = disk.Errorf(disk.Busy, "read image %q: %s", ref.Entry.Name, ref.Entry.Reason)
+	}
+	if err != nil {
+		return nil, at.fail("lookup", name, err)
+	}
+	f := &imageFile{kind: k, path: join(at.path, name), ref: ref, stat: st}
+	f.attr(&out.Attr)
+	out.SetEntryTimeout(attrTime)
+	out.SetAttrTimeout(attrTime)
+	return at.NewInode(ctx, f, gofuse.StableAttr{Mode: syscall.S_IFREG, Ino: k.inode(ref)}), 0
+}
+
+// inode is the number of the file of a ref.
+func (k *kindNode) inode(ref pipeline.Ref) uint64 {
+	e := ref.Entry
+	return inode(k.site, k.view.name, e.ID, e.Version, ref.Format, strconv.Itoa(ref.Disk))
+}
+
+// OpendirHandle lists everything or fails: what is missing in a directory, a
+// backup deletes.
+func (k *kindNode) OpendirHandle(ctx context.Context, _ uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
+	files, err := k.files(ctx)
+	if err != nil {
+		return nil, 0, k.fail("readdir", "", err)
+	}
+	if k.folder != nil {
+		files = append(files, k.folder.list("", k.path)...)
+	}
+	return k.listDir(files), 0, 0
+}
+
+// Setattr accepts mode, owner and times of a directory of images, which rsync
+// and cp -a set, and keeps none of them.
+func (k *kindNode) Setattr(_ context.Context, _ gofuse.FileHandle, _ *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	if err := k.writable(); err != nil {
+		return k.fail("setattr", "", err)
+	}
+	k.t.dirAttr(&out.Attr)
+	return 0
+}
+
+// Fsync does nothing: a name is durable once its commit has returned.
+func (k *kindNode) Fsync(context.Context, gofuse.FileHandle, uint32) syscall.Errno { return 0 }
+
+// Symlink, Link and Mknod are refused: an image is bytes under one name.
+func (k *kindNode) Symlink(_ context.Context, _, name string, _ *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
+	return nil, k.fail("symlink", name, errNoLinks())
+}
+
+// Link is refused.
+func (k *kindNode) Link(_ context.Context, _ gofuse.InodeEmbedder, name string, _ *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
+	return nil, k.fail("link", name, errNoLinks())
+}
+
+// Mknod is refused.
+func (k *kindNode) Mknod(_ context.Context, name string, _, _ uint32, _ *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
+	return nil, k.fail("mknod", name, errNoLinks())
+}
+
+func errNoLinks() error {
+	return disk.Errorf(disk.Policy, "only regular files can be made here")
+}

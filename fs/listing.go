@@ -1,0 +1,122 @@
+package fs
+
+import (
+	"context"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sync/errgroup"
+
+	"chromogenic/disk"
+	"chromogenic/formats"
+	"chromogenic/pipeline"
+	"chromogenic/providers"
+)
+
+// indexed is an index with the moment of the listing that it is of.
+type indexed struct {
+	at time.Time
+	x  *Index
+}
+
+// index is that of the present listing of a site, made once for each listing: an
+// ls -l looks up every file. Who reads the whole directory wants it as it is now.
+func (t *tree) index(ctx context.Context, site string, kind providers.Kind, now bool) (*Index, error) {
+	list := t.p.List
+	if now {
+		list = t.p.ListNow
+	}
+	l, err := list(ctx, site, kind)
+	if err != nil {
+		return nil, err
+	}
+	key := site + "/" + string(kind)
+	t.indexMu.Lock()
+	defer t.indexMu.Unlock()
+	if have, ok := t.indexes[key]; ok && have.at.Equal(l.At) {
+		return have.x, nil
+	}
+	x := NewIndex(l.Entries)
+	t.indexes[key] = indexed{l.At, x}
+	return x, nil
+}
+
+// statsAtOnce bounds how many images of a folder one readdir looks into at a
+// time.
+const statsAtOnce = 4
+
+// files are the directory's entries: each image that can be read, in each listed
+// format that takes its disk.
+func (k *kindNode) files(ctx context.Context) ([]fuse.DirEntry, error) {
+	x, err := k.t.index(ctx, k.site, k.view.kind, true)
+	if err != nil {
+		return nil, err
+	}
+	var rows []formats.Format
+	for _, name := range k.t.formats {
+		if f, ok := formats.ByName(name); ok && f.Layout != nil {
+			rows = append(rows, f)
+		}
+	}
+	cheap := k.cheap()
+	shown := x.Shown()
+	files := make([][]fuse.DirEntry, len(shown))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(statsAtOnce)
+	for i, n := range shown {
+		if n.Entry.Reason != "" {
+			continue
+		}
+		g.Go(func() error {
+			for _, f := range rows {
+				ref := pipeline.Ref{Site: k.site, Entry: n.Entry, Format: f.Name}
+				show, err := k.shows(ctx, ref, f, cheap)
+				if err != nil {
+					return err
+				}
+				if show {
+					files[i] = append(files[i], fuse.DirEntry{
+						Mode: syscall.S_IFREG, Name: n.Name + "." + f.Exts[0], Ino: k.inode(ref),
+					})
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	var all []fuse.DirEntry
+	for _, some := range files {
+		all = append(all, some...)
+	}
+	return all, nil
+}
+
+// cheap tells whether the images of the provider may be opened by a readdir.
+func (k *kindNode) cheap() bool {
+	p, _ := k.t.p.Provider(k.site)
+	prober, ok := p.(providers.Prober)
+	return ok && prober.ProbeOnList()
+}
+
+// shows tells whether a listing shows an image in a format. One that surely
+// cannot be read so is left out, for it would make every nightly rsync fail. One
+// whose state is in doubt stays in: what is missing here, rsync --delete deletes.
+func (k *kindNode) shows(ctx context.Context, ref pipeline.Ref, f formats.Format, cheap bool) (bool, error) {
+	if !cheap {
+		return f.MaxSize == 0 || ref.Entry.VirtualSize <= f.MaxSize, nil
+	}
+	_, err := k.t.p.Stat(ctx, ref)
+	if err == nil {
+		return true, nil
+	}
+	switch disk.KindOf(err) {
+	case disk.Malformed, disk.Unsupported, disk.TooLarge, disk.Invalid, disk.NotFound:
+		return false, nil
+	case disk.Unreachable, disk.Timeout, disk.Cancelled, disk.Interrupted:
+		return false, err
+	}
+	return true, nil
+}

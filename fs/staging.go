@@ -1,0 +1,291 @@
+package fs
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"chromogenic/disk"
+	"chromogenic/formats"
+	"chromogenic/pipeline"
+	"chromogenic/providers"
+)
+
+// A folder holds what is being written into one view of a site.
+//
+// Keys of files: a dot-name, a dot-directory's name and a name in it with a
+// slash between them, or publicKey. Dot-names are files like any other, seen by
+// all. A file under a public name is seen by the process that writes it and by
+// nobody else, so an unfinished image never appears under its final name; there
+// is at most one for each, and whoever wants to write a second one is told EBUSY.
+type folder struct {
+	t    *tree
+	site string
+	view view
+
+	mu    sync.Mutex // taken before that of a staged
+	files map[string]*staged
+	dirs  map[string]bool // dot-directories
+}
+
+// publicKey is the key of a public name, the same for all its spellings.
+func publicKey(name string, f formats.Format) string { return Encode(name) + "." + f.Name }
+
+// unfinished is the file that the process is writing under a public name.
+func (f *folder) unfinished(key string, by process) *staged {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if g := f.files[key]; g != nil && g.owner == by && g.is(writing) {
+		return g
+	}
+	return nil
+}
+
+// hidden is what has a dot-name, or a name in a dot-directory.
+func (f *folder) hidden(key string) (g *staged, dir bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.files[key], f.dirs[key]
+}
+
+// list is what a directory shows of it: dot-names, or what is in the
+// dot-directory dir.
+func (f *folder) list(dir, path string) []fuse.DirEntry {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []fuse.DirEntry
+	for key, g := range f.files {
+		in, name, nested := strings.Cut(key, "/")
+		if !nested {
+			in, name = "", key
+		}
+		if !g.public() && in == dir {
+			out = append(out, fuse.DirEntry{Mode: syscall.S_IFREG, Name: name, Ino: g.StableAttr().Ino})
+		}
+	}
+	for name := range f.dirs {
+		if dir == "" {
+			out = append(out, fuse.DirEntry{Mode: syscall.S_IFDIR, Name: name, Ino: inode("directory", join(path, name))})
+		}
+	}
+	slices.SortFunc(out, func(a, b fuse.DirEntry) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// claimTime is how long a file that was reserved waits for its first open.
+const claimTime = 2 * time.Second
+
+// add makes a file. Of a public name it refuses a second one while the first is
+// being written; the process that published an image a moment ago may replace it.
+func (f *folder) add(g *staged) error {
+	spool, err := f.t.p.NewSpool(f.t.ctx)
+	if err != nil {
+		return err
+	}
+	g.spool = spool
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sweep()
+	if old := f.files[g.key]; old != nil {
+		if err := old.yield(g); err != nil {
+			spool.Close()
+			return err
+		}
+	}
+	f.files[g.key] = g
+	return nil
+}
+
+// supersedeTime is how long after the commit of an image the process that wrote
+// it may write it anew. qemu-img does so at once.
+const supersedeTime = 10 * time.Second
+
+// sweep forgets what was published by processes that have ended, and what was
+// reserved and never opened.
+func (f *folder) sweep() {
+	for key, g := range f.files {
+		switch {
+		case !g.public():
+		case g.reserved():
+			g.drop()
+			delete(f.files, key)
+		case !g.is(writing) && !g.owner.alive():
+			delete(f.files, key)
+		}
+	}
+}
+
+// reserved tells whether the file still waits for its first open, for too long.
+func (g *staged) reserved() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.state == writing && !g.opened && time.Since(g.made) > claimTime
+}
+
+// remove forgets a file, if it is still the one of its key.
+func (f *folder) remove(g *staged) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.files[g.key] == g {
+		delete(f.files, g.key)
+	}
+}
+
+// state is where a staged file is in its life.
+type state int
+
+const (
+	writing   state = iota // being written, or waiting for its end
+	published              // its bytes are an image; more of them would be another
+	failed                 // the commit failed; more bytes get another one
+	spoiled                // cut off by a signal or an error: nothing makes an image of it
+	dropped                // unlinked, or taken over
+)
+
+// A staged file is what is being written: a spool and what is known of its end.
+// It is the node of its file too.
+//
+// Content is guarded by content: writes share it, a commit has it alone.
+// Everything below mu is guarded by mu.
+type staged struct {
+	gofuse.Inode
+	folder *folder
+	owner  process         // who made it
+	format *formats.Format // of a public name, else nil
+	name   string          // true name, of a public one
+
+	spool   *pipeline.Spool
+	content sync.RWMutex
+	commits chan struct{} // holds one token: who has it may commit
+
+	mu        sync.Mutex
+	key, path string
+	state     state
+	err       error            // why it failed or is spoiled
+	image     *providers.Entry // that it has become
+	replaces  *providers.Entry // the same, or that of the file before, if it was made by this writer
+	opens     int              // handles
+	opened    bool             // there was one
+	made      time.Time
+	closed    time.Time // when it was published
+	dirty     bool      // bytes have changed since the last commit
+	unflushed bool      // bytes have changed since the last close
+	blank     bool      // qemu has closed it as a disk of zeros
+	size      int64
+	mtime     time.Time // as the writer has set it
+	timed     bool      // mtime is set
+}
+
+func newStaged(f *folder, key, path string, by process) *staged {
+	g := &staged{folder: f, key: key, path: path, owner: by, made: time.Now(), commits: make(chan struct{}, 1)}
+	g.commits <- struct{}{}
+	return g
+}
+
+// public tells whether the file has a public name.
+func (g *staged) public() bool { return g.format != nil }
+
+func (g *staged) is(s state) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.state == s
+}
+
+// fail records a failure of an operation on the file.
+func (g *staged) fail(op string, err error) syscall.Errno {
+	g.mu.Lock()
+	path := g.path
+	g.mu.Unlock()
+	return g.folder.t.fail(op, path, err)
+}
+
+// yield makes room for next under the same key, or tells why not.
+func (g *staged) yield(next *staged) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case !g.public():
+		return disk.Errorf(disk.Exists, "make file: the name is taken")
+	case g.state == published && g.owner == next.owner && time.Since(g.closed) < supersedeTime:
+		next.replaces = g.replaces
+	case g.state == writing && g.busy():
+		err := disk.Errorf(disk.Busy, "write image %q: another program is writing it", g.name)
+		return disk.Hint(err, "wait until it is done, or choose another name")
+	case g.state == writing:
+		g.state = dropped
+		if g.opens == 0 {
+			g.spool.Close()
+		}
+	}
+	return nil
+}
+
+// busy tells whether somebody still writes the file. What was reserved and not
+// opened, or closed while it was empty, is free once it is left alone.
+func (g *staged) busy() bool {
+	if g.opens > 0 {
+		return true
+	}
+	if g.dirty && g.spool.Size() > 0 {
+		return true // the commit of what qemu has left is on its way
+	}
+	return time.Since(g.made) < claimTime && g.owner.alive()
+}
+
+// attach gives the node of the file in out. The kernel keeps nothing of it: once
+// it is published the name is another node's.
+func (g *staged) attach(ctx context.Context, at *dirNode, out *fuse.EntryOut) *gofuse.Inode {
+	g.attr(&out.Attr)
+	return at.NewInode(ctx, g, gofuse.StableAttr{Mode: syscall.S_IFREG})
+}
+
+// attr is what stat(2) shows of the file as it is now.
+func (g *staged) attr(out *fuse.Attr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.opens > 0 || g.state == writing {
+		g.size = g.spool.Size()
+	}
+	*out = fuse.Attr{
+		Ino: out.Ino, Mode: syscall.S_IFREG | 0o640, Nlink: 1, Owner: g.folder.t.owner(),
+		Size: uint64(g.size), Blocks: blocks(g.size), Blksize: blockSize,
+	}
+	when := g.made
+	if g.timed {
+		when = g.mtime
+	}
+	out.SetTimes(&when, &when, &when)
+}
+
+// spoil marks what the process is writing as cut off: it has
+// just been told that it cannot read its source, and many a program closes the
+// copy as if it were whole.
+func (t *tree) spoil(by process, cause error) {
+	if by == (process{}) {
+		return
+	}
+	for _, f := range t.folders {
+		f.mu.Lock()
+		for _, g := range f.files {
+			if g.owner == by {
+				g.spoil(cause)
+			}
+		}
+		f.mu.Unlock()
+	}
+}
+
+// spoil keeps the file from ever becoming an image.
+func (g *staged) spoil(cause error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.state == writing && g.opens > 0 {
+		g.state, g.err = spoiled, cause
+	}
+}

@@ -1,0 +1,216 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"io"
+	"syscall"
+	"time"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"chromogenic/disk"
+)
+
+// A writer is a staged file opened by a program, for reading or writing.
+type writer struct {
+	g        *staged
+	writable bool
+}
+
+var (
+	_ gofuse.NodeGetattrer     = (*staged)(nil)
+	_ gofuse.NodeSetattrer     = (*staged)(nil)
+	_ gofuse.NodeOpener        = (*staged)(nil)
+	_ gofuse.NodeStatfser      = (*staged)(nil)
+	_ gofuse.NodeGetxattrer    = (*staged)(nil)
+	_ gofuse.NodeListxattrer   = (*staged)(nil)
+	_ gofuse.NodeSetxattrer    = (*staged)(nil)
+	_ gofuse.NodeRemovexattrer = (*staged)(nil)
+	_ gofuse.FileReader        = (*writer)(nil)
+	_ gofuse.FileWriter        = (*writer)(nil)
+	_ gofuse.FileFlusher       = (*writer)(nil)
+	_ gofuse.FileReleaser      = (*writer)(nil)
+	_ gofuse.FileFsyncer       = (*writer)(nil)
+	_ gofuse.FileAllocater     = (*writer)(nil)
+)
+
+// open makes a handle. What is not DIRECT_IO would fill the kernel's page cache
+// with bytes that may never be an image.
+func (g *staged) open(flags uint32) *writer {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.opens++
+	g.opened = true
+	return &writer{g: g, writable: flags&syscall.O_ACCMODE != syscall.O_RDONLY}
+}
+
+// Open opens the file once more. One that has ended is not its name's any longer,
+// so the kernel looks that up again.
+func (g *staged) Open(_ context.Context, flags uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
+	if g.is(published) || g.is(dropped) {
+		return nil, 0, syscall.ESTALE
+	}
+	w := g.open(flags)
+	if flags&syscall.O_TRUNC != 0 {
+		if err := w.change(func() error { return g.spool.Truncate(0) }); err != nil {
+			return nil, 0, g.fail("open", err)
+		}
+	}
+	return w, fuse.FOPEN_DIRECT_IO, 0
+}
+
+// Getattr shows the file as it is now, and lets the kernel keep nothing.
+func (g *staged) Getattr(_ context.Context, _ gofuse.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	g.attr(&out.Attr)
+	return 0
+}
+
+// Statfs is that of every node.
+func (g *staged) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno { return statfs(out) }
+
+// Setattr sets the size and the modification time, before the commit or after
+// it, and accepts mode and owner.
+func (g *staged) Setattr(ctx context.Context, f gofuse.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	if size, ok := in.GetSize(); ok && int64(size) != g.spool.Size() {
+		w, isWriter := f.(*writer)
+		if !isWriter {
+			w = &writer{g: g, writable: true}
+		}
+		if err := w.change(func() error { return g.spool.Truncate(int64(size)) }); err != nil {
+			return g.fail("setattr", err)
+		}
+	}
+	if when, ok := in.GetMTime(); ok {
+		if err := g.setMtime(ctx, when); err != nil {
+			return g.fail("setattr", err)
+		}
+	}
+	g.attr(&out.Attr)
+	return 0
+}
+
+// setMtime keeps the time for the commit, or gives it to the image that the
+// commit has made.
+func (g *staged) setMtime(ctx context.Context, when time.Time) error {
+	g.mu.Lock()
+	g.mtime, g.timed = when, true
+	image := g.image
+	done := g.state == published && image != nil
+	g.mu.Unlock()
+	if !done {
+		return nil
+	}
+	now, err := g.folder.t.p.SetMtime(context.WithoutCancel(ctx), g.folder.site, *image, when)
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.image = &now; g.replaces != nil {
+		g.replaces = &now
+	}
+	return nil
+}
+
+// change runs one change of the content. After one that fails the file cannot
+// become an image: many a program closes it as if nothing had happened.
+func (w *writer) change(do func() error) error {
+	if !w.writable {
+		return disk.Errorf(disk.Policy, "write file: it is open for reading only")
+	}
+	g := w.g
+	g.content.RLock()
+	defer g.content.RUnlock()
+	err := do()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.dirty, g.unflushed = true, true
+	if err != nil && (g.state == writing || g.state == published || g.state == failed) {
+		g.state, g.err = spoiled, err
+	}
+	return err
+}
+
+// Read reads what was written.
+func (w *writer) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	n, err := w.g.spool.ReadAt(dest, off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, w.g.fail("read", err)
+	}
+	return fuse.ReadResultData(dest[:n]), 0
+}
+
+// Write spools.
+func (w *writer) Write(_ context.Context, data []byte, off int64) (uint32, syscall.Errno) {
+	n := 0
+	err := w.change(func() (err error) {
+		n, err = w.g.spool.WriteAt(data, off)
+		return err
+	})
+	if err != nil {
+		return 0, w.g.fail("write", err)
+	}
+	return uint32(n), 0
+}
+
+// Allocate punches holes and extends; room is not set aside, for nobody knows yet
+// how much the image takes.
+func (w *writer) Allocate(_ context.Context, off, n uint64, mode uint32) syscall.Errno {
+	keep := mode&unix.FALLOC_FL_KEEP_SIZE != 0
+	zero := false
+	switch mode &^ unix.FALLOC_FL_KEEP_SIZE {
+	case 0:
+	case unix.FALLOC_FL_PUNCH_HOLE, unix.FALLOC_FL_ZERO_RANGE:
+		zero = true
+	default:
+		return syscall.ENOTSUP
+	}
+	end := int64(off + n)
+	if off > 1<<62 || n > 1<<62 {
+		return syscall.EFBIG
+	}
+	err := w.change(func() error {
+		if !keep && end > w.g.spool.Size() {
+			if err := w.g.spool.Truncate(end); err != nil {
+				return err
+			}
+		}
+		if zero {
+			return w.g.spool.Discard(int64(off), int64(n))
+		}
+		return nil
+	})
+	if err != nil {
+		return w.g.fail("fallocate", err)
+	}
+	return 0
+}
+
+// Fsync makes the spool durable. It publishes nothing.
+func (w *writer) Fsync(context.Context, uint32) syscall.Errno {
+	if err := w.g.spool.Sync(); err != nil {
+		return w.g.fail("fsync", err)
+	}
+	return 0
+}
+
+// Flush is close(2), and the place where an image is made: its result is the
+// program's exit status.
+func (w *writer) Flush(ctx context.Context) syscall.Errno {
+	if !w.writable {
+		return 0
+	}
+	if err := w.g.flush(ctx); err != nil {
+		return w.g.fail("close", err)
+	}
+	return 0
+}
+
+// Release gives the handle back. It reports nothing, for nobody waits for it.
+func (w *writer) Release(context.Context) syscall.Errno {
+	w.g.release()
+	return 0
+}

@@ -1,0 +1,147 @@
+package fs
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// xattrPrefix begins the names of all attributes of ours.
+const xattrPrefix = "user.chromogenic."
+
+// errorAttr holds the newest failure at the file, or in the directory.
+const errorAttr = xattrPrefix + "error"
+
+// getxattr answers from attrs, as getxattr(2) does.
+func getxattr(attrs map[string]string, name string, dest []byte) (uint32, syscall.Errno) {
+	v, ok := attrs[name]
+	if !ok {
+		return 0, syscall.ENODATA
+	}
+	return fill(v, dest)
+}
+
+// listxattr gives the names of attrs, as listxattr(2) does.
+func listxattr(attrs map[string]string, dest []byte) (uint32, syscall.Errno) {
+	names := make([]string, 0, len(attrs))
+	for name := range attrs {
+		names = append(names, name+"\x00")
+	}
+	slices.Sort(names)
+	return fill(strings.Join(names, ""), dest)
+}
+
+// fill copies s, or gives ERANGE and its length.
+func fill(s string, dest []byte) (uint32, syscall.Errno) {
+	if len(s) > len(dest) {
+		return uint32(len(s)), syscall.ERANGE
+	}
+	return uint32(copy(dest, s)), 0
+}
+
+// attrs are those of a directory.
+func (d *dirNode) attrs() map[string]string {
+	m := map[string]string{}
+	if reason, ok := d.t.about(d.path, true); ok {
+		m[errorAttr] = reason
+	}
+	return m
+}
+
+// Getxattr gives the error attribute.
+func (d *dirNode) Getxattr(_ context.Context, name string, dest []byte) (uint32, syscall.Errno) {
+	return getxattr(d.attrs(), name, dest)
+}
+
+// Listxattr lists it.
+func (d *dirNode) Listxattr(_ context.Context, dest []byte) (uint32, syscall.Errno) {
+	return listxattr(d.attrs(), dest)
+}
+
+// Setxattr is not supported. It has to say so: with any other error cp -a takes
+// the access control list, which it sets, for lost.
+func (d *dirNode) Setxattr(context.Context, string, []byte, uint32) syscall.Errno {
+	return syscall.ENOTSUP
+}
+
+// attrs are what is known of the image without asking anybody.
+func (f *imageFile) attrs() map[string]string {
+	e, t := f.ref.Entry, f.kind.t
+	m := map[string]string{
+		"id": e.ID, "provider": f.ref.Site, "name": e.Name, "status": e.Status, "format": e.Format,
+		"arch": e.Meta.Arch, "firmware": e.Meta.Firmware,
+		"allocated":    strconv.FormatInt(f.stat.Allocated, 10),
+		"guest_digest": t.p.KnownDigest(f.ref),
+	}
+	if e.VirtualSize >= 0 {
+		m["virtual_size"] = strconv.FormatInt(e.VirtualSize, 10)
+	}
+	if !e.Created.IsZero() {
+		m["created"] = e.Created.UTC().Format(time.RFC3339)
+	}
+	for key, v := range e.Props {
+		m["prop."+key] = v
+	}
+	m["error"], _ = t.about(f.path, false)
+	out := map[string]string{}
+	for key, v := range m {
+		if v != "" && len(xattrPrefix+key) <= maxName {
+			out[xattrPrefix+key] = v
+		}
+	}
+	return out
+}
+
+// Getxattr gives what is known of the image.
+func (f *imageFile) Getxattr(_ context.Context, name string, dest []byte) (uint32, syscall.Errno) {
+	if !strings.HasPrefix(name, xattrPrefix) {
+		return 0, syscall.ENODATA
+	}
+	return getxattr(f.attrs(), name, dest)
+}
+
+// Listxattr lists it.
+func (f *imageFile) Listxattr(_ context.Context, dest []byte) (uint32, syscall.Errno) {
+	return listxattr(f.attrs(), dest)
+}
+
+// Setxattr is not supported.
+func (f *imageFile) Setxattr(context.Context, string, []byte, uint32) syscall.Errno {
+	return syscall.ENOTSUP
+}
+
+// Removexattr is not supported.
+func (f *imageFile) Removexattr(context.Context, string) syscall.Errno { return syscall.ENOTSUP }
+
+// attrs is why the file is no image, once that is known.
+func (g *staged) attrs() map[string]string {
+	g.mu.Lock()
+	path := g.path
+	g.mu.Unlock()
+	m := map[string]string{}
+	if reason, ok := g.folder.t.about(path, false); ok {
+		m[errorAttr] = reason
+	}
+	return m
+}
+
+// Getxattr gives the error attribute.
+func (g *staged) Getxattr(_ context.Context, name string, dest []byte) (uint32, syscall.Errno) {
+	return getxattr(g.attrs(), name, dest)
+}
+
+// Listxattr lists it.
+func (g *staged) Listxattr(_ context.Context, dest []byte) (uint32, syscall.Errno) {
+	return listxattr(g.attrs(), dest)
+}
+
+// Setxattr is not supported.
+func (g *staged) Setxattr(context.Context, string, []byte, uint32) syscall.Errno {
+	return syscall.ENOTSUP
+}
+
+// Removexattr is not supported.
+func (g *staged) Removexattr(context.Context, string) syscall.Errno { return syscall.ENOTSUP }

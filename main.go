@@ -1,0 +1,123 @@
+// Chromogenic mounts folders of virtual-machine images: each image as raw,
+// qcow2, vmdk and ova at once, as exact bytes that take no space.
+//
+// This package is the top floor: one file for each command, and the only place
+// that names concrete providers.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"chromogenic/formats"
+	"chromogenic/providers"
+	"chromogenic/providers/local"
+)
+
+// version is set by the linker, from git describe.
+var version = "devel"
+
+// errInterrupted is the cause of a context that SIGINT or SIGTERM has ended.
+var errInterrupted = errors.New("interrupted")
+
+func main() { os.Exit(run()) }
+
+// run is the whole program; it returns the exit status.
+func run() int {
+	ctx, stop := untilSignal(context.Background())
+	defer stop()
+	app := newApp()
+	err := app.RunContext(ctx, reorder(app, os.Args))
+	if err != nil {
+		complain(os.Stderr, err)
+	}
+	return exitStatus(ctx, err)
+}
+
+// untilSignal is a context that ends with errInterrupted at the first SIGINT or
+// SIGTERM. The second one ends the process as if nobody caught it.
+func untilSignal(parent context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(parent)
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		select {
+		case <-c:
+			cancel(errInterrupted)
+		case <-ctx.Done():
+		}
+		signal.Stop(c)
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// newApp is the command line.
+func newApp() *cli.App {
+	app := &cli.App{
+		Name:                 "chromogenic",
+		Usage:                "mount folders of disk images: each as raw, qcow2, vmdk and ova at once",
+		Version:              version,
+		Action:               unknownCommand,
+		OnUsageError:         refuseFlag,
+		ExitErrHandler:       func(*cli.Context, error) {}, // run decides the exit status
+		EnableBashCompletion: true,
+		HideHelpCommand:      true,
+		Commands: []*cli.Command{
+			mountCommand(),
+			umountCommand(),
+			lsCommand(),
+			cpCommand(),
+			convertCommand(),
+			inspectCommand(),
+			configCommand(),
+			versionCommand(),
+			completionCommand(),
+			manCommand(),
+		},
+	}
+	prepare(app.Commands)
+	return app
+}
+
+// prepare gives every command what all have in common.
+func prepare(commands []*cli.Command) {
+	for _, c := range commands {
+		c.OnUsageError = refuseFlag
+		c.HideHelpCommand = true
+		prepare(c.Subcommands)
+	}
+}
+
+// newProvider makes the provider that a configuration names. mountpoint is
+// where it is going to be mounted, empty if it is not.
+func newProvider(p providerConfig, mountpoint string) (providers.Provider, error) {
+	switch p.Type {
+	case "local":
+		return local.New(local.Options{
+			Name:       p.Name,
+			Images:     p.Images,
+			Instances:  p.Instances,
+			Store:      p.Store,
+			Formats:    extensions(),
+			Mountpoint: mountpoint,
+		})
+	}
+	return nil, fmt.Errorf("make provider %q: unknown type %q", p.Name, p.Type)
+}
+
+// extensions gives the format of each file name extension that is known.
+func extensions() map[string]string {
+	exts := map[string]string{}
+	for _, f := range formats.Table() {
+		for _, ext := range f.Exts {
+			exts[ext] = f.Name
+		}
+	}
+	return exts
+}

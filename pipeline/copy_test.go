@@ -1,0 +1,188 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"chromogenic/disk"
+	"chromogenic/disk/disktest"
+	"chromogenic/providers"
+)
+
+func (b *bench) copy(spec CopySpec) (*Record, error) {
+	return b.Copy(context.Background(), spec)
+}
+
+func TestCopyKeepsTheSourcesContainer(t *testing.T) {
+	b := newBench(t)
+	b.put("a/web.raw", holes())
+	mtime := time.Unix(1_600_000_000, 5)
+	for _, format := range viewFormats {
+		rec, err := b.copy(CopySpec{From: b.view("a", "web", format), Site: "b", Name: "web", Mtime: mtime})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rec.State != stateDone || rec.Unchanged != (format != "raw") || rec.Format != "raw" && !rec.Unchanged {
+			t.Errorf("%s: record %+v", format, rec)
+		}
+		if got := rec.Entry.Updated; !got.Equal(mtime) {
+			t.Errorf("%s: mtime %v, want %v", format, got, mtime)
+		}
+	}
+	if got := b.files("b"); !slices.Equal(got, []string{"web.raw"}) {
+		t.Errorf("the destination holds %v", got)
+	}
+	disktest.Compare(t, b.view("b", "web", "raw"), holes())
+	if got, want := b.view("b", "web", "raw").Allocated(), b.view("a", "web", "raw").Allocated(); got != want {
+		t.Errorf("the copy takes %d bytes, its source %d", got, want)
+	}
+}
+
+func TestCopyStoresWhatIsAskedFor(t *testing.T) {
+	b := newBench(t)
+	b.put("a/web.raw", holes())
+	for _, format := range viewFormats {
+		rec, err := b.copy(CopySpec{From: b.view("a", "web", "raw"), Site: "b", Name: format, Store: format})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rec.Format != format {
+			t.Errorf("stored as %s, want %s", rec.Format, format)
+		}
+		if want, _ := disk.Sum(context.Background(), holes(), nil); rec.GuestDigest != want {
+			t.Errorf("%s: guest digest %s, want %s", format, rec.GuestDigest, want)
+		}
+		disktest.Compare(t, b.view("b", format, "raw"), holes())
+	}
+}
+
+func TestCopyFromOutside(t *testing.T) {
+	b := newBench(t)
+	b.put("a/web.raw", holes())
+	for _, format := range viewFormats {
+		rec, err := b.copy(CopySpec{Image: b.view("a", "web", format), Format: format, Origin: "outside", Site: "b", Name: format})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rec.Format != format {
+			t.Errorf("%s was handed over and %s is stored", format, rec.Format)
+		}
+		disktest.Compare(t, b.view("b", format, format), b.view("a", "web", format))
+	}
+	_, err := b.copy(CopySpec{Image: b.view("a", "web", "qcow2"), Format: "raw", Site: "b", Name: "wrong"})
+	wantKind(t, err, disk.Malformed)
+	_, err = b.copy(CopySpec{Image: b.view("a", "web", "raw"), Format: "qcow2", Site: "b", Name: "wrong"})
+	wantKind(t, err, disk.Malformed)
+}
+
+func TestCopyOntoATakenName(t *testing.T) {
+	b := newBench(t)
+	b.put("a/web.raw", holes())
+	b.put("b/web.qcow2", b.view("a", "web", "qcow2"))
+	rec, err := b.copy(CopySpec{From: b.view("a", "web", "raw"), Site: "b", Name: "web"})
+	if err != nil || !rec.Unchanged {
+		t.Fatalf("the same disk in another container: %v, %+v", err, rec)
+	}
+	b.put("a/other.raw", disktest.Pattern(3<<20+512, func(int64) bool { return true }))
+	_, err = b.copy(CopySpec{From: b.view("a", "other", "raw"), Site: "b", Name: "web"})
+	wantKind(t, err, disk.Exists)
+	if got := b.files("b"); !slices.Equal(got, []string{"web.qcow2"}) {
+		t.Errorf("the destination holds %v", got)
+	}
+}
+
+func TestFailedCopyLeavesNothing(t *testing.T) {
+	b := newBench(t)
+	b.put("a/web.raw", holes())
+	for name, f := range map[string]disktest.Faults{
+		"read error": {Range: disk.Extent{Off: 1 << 20, Len: 1}, Err: errors.New("bad sector")},
+		"short read": {Range: disk.Extent{Off: 1 << 20, Len: 1}, Short: 1},
+	} {
+		src := disktest.Faulty(holes(), f)
+		rec, err := b.copy(CopySpec{Image: src, Format: "raw", Site: "b", Name: "web"})
+		if err == nil || rec.State != stateFailed || rec.Error == nil {
+			t.Errorf("%s: error %v, record %+v", name, err, rec)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	rec, err := b.Copy(ctx, CopySpec{From: b.view("a", "web", "raw"), Site: "b", Name: "web", Progress: func(p Progress) {
+		if p.Stage == "verifying" {
+			cancel()
+		}
+	}})
+	wantKind(t, err, disk.Cancelled)
+	if rec.State != stateCancelled {
+		t.Errorf("state %s", rec.State)
+	}
+	_, err = b.copy(CopySpec{From: b.view("a", "web", "raw"), Site: "b", Name: "web", Clean: "require"})
+	wantKind(t, err, disk.Unsupported)
+	if got := b.files("b"); len(got) > 0 {
+		t.Errorf("left behind: %v", got)
+	}
+}
+
+// TestCopyNoticesASourceThatChangesItsMind copies an image whose storage gives
+// other bytes than it did before, without any sign.
+func TestCopyNoticesASourceThatChangesItsMind(t *testing.T) {
+	b := newBench(t)
+	b.put("a/web.raw", holes())
+	e := b.entry("a", "web")
+	if _, err := b.GuestDigest(context.Background(), Ref{Site: "a", Entry: e}); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(b.dir, "a/web.raw"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte{1}, 0); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if err := os.Chtimes(f.Name(), e.Updated, e.Updated); err != nil {
+		t.Fatal(err)
+	}
+	_, err = b.copy(CopySpec{From: b.view("a", "web", "raw"), Site: "b", Name: "web"})
+	wantKind(t, err, disk.Malformed)
+	if got := b.files("b"); len(got) > 0 {
+		t.Errorf("left behind: %v", got)
+	}
+}
+
+func TestReplacesWithdrawsTheWritersOwn(t *testing.T) {
+	b := newBench(t)
+	blank := disktest.Runs(1 << 20)
+	first, err := b.copy(CopySpec{Image: blank, Format: "raw", Site: "b", Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = b.copy(CopySpec{Image: holes(), Format: "raw", Site: "b", Name: "web", Replaces: first.Entry})
+	if err != nil {
+		t.Fatal(err)
+	}
+	disktest.Compare(t, b.view("b", "web", "raw"), holes())
+}
+
+func TestPlanChangesNothing(t *testing.T) {
+	b := newBench(t)
+	b.put("a/web.raw", holes())
+	rec, err := b.Plan(context.Background(), CopySpec{From: b.view("a", "web", "raw"), Site: "b", Name: "web", Store: "qcow2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := b.view("a", "web", "qcow2").Allocated()
+	if rec.State != statePlanned || rec.Format != "qcow2" || rec.Bytes != want || len(rec.Stages) == 0 {
+		t.Errorf("plan %+v, want %d bytes", rec, want)
+	}
+	if got := b.files("b"); len(got) > 0 {
+		t.Errorf("the plan made %v", got)
+	}
+	l, err := b.List(context.Background(), "b", providers.Images)
+	if err != nil || len(l.Entries) > 0 {
+		t.Errorf("%v, %v", l, err)
+	}
+}

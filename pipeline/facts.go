@@ -1,0 +1,212 @@
+package pipeline
+
+import (
+	"bytes"
+	"context"
+	"encoding/gob"
+	"fmt"
+	"strings"
+
+	"chromogenic/disk"
+	"chromogenic/formats"
+	"chromogenic/formats/layout"
+	"chromogenic/providers"
+)
+
+// factsBudget bounds, in bytes, the allocation maps that are held in memory.
+// The others come back from the state when they are needed.
+const factsBudget = 32 << 20
+
+// facts are what one look into an image has told: enough for the size and the
+// layout of every format, without its bytes. They hold for one version, and are
+// kept for ever, so that what was laid out once is laid out so again.
+type facts struct {
+	Format    string // of the container
+	Contained bool   // it is one file, so that it can be handed on as it is
+	FileSize  int64
+	File      *layout.Map // holes of the container; nil unless Contained and not raw
+	Disks     []diskFacts
+	Meta      disk.Meta
+
+	err error // why the image cannot be read, for good; not kept beyond the process
+}
+
+type diskFacts struct {
+	Size        int64 // bytes
+	Device, Bus string
+	Map         *layout.Map
+}
+
+// weight is roughly what the facts take in memory.
+func (f *facts) weight() uint32 {
+	n := int64(1024)
+	if f.File != nil {
+		n += f.File.Blocks() / 8
+	}
+	for _, d := range f.Disks {
+		n += d.Map.Blocks() / 8
+	}
+	return uint32(min(n, 1<<31))
+}
+
+// imageKey names a version of an image in the state.
+func imageKey(site string, e providers.Entry) string {
+	return strings.Join([]string{site, string(e.Kind), e.ID, e.Version}, "\x00")
+}
+
+// facts gives what is known of an image, and looks into it where nothing is. An
+// image that cannot be read for good is an error here too, remembered.
+func (p *Pipeline) facts(ctx context.Context, site string, e providers.Entry) (*facts, error) {
+	f, err := p.known.Get(ctx, imageKey(site, e), factsLoader{p, site, e})
+	if err != nil {
+		return nil, err
+	}
+	return f, f.err
+}
+
+// factsLoader loads one image's facts into the cache, once for all who wait.
+type factsLoader struct {
+	p    *Pipeline
+	site string
+	e    providers.Entry
+}
+
+func (l factsLoader) Load(ctx context.Context, key string) (*facts, error) {
+	if p := l.p.state.get(bucketFacts, key); p != nil {
+		if f, err := decodeFacts(p); err == nil {
+			return f, nil
+		}
+		// An older program's encoding: look again.
+	}
+	// The look goes on when the first who asked gives up: others wait for it.
+	src, err := l.p.openSource(context.WithoutCancel(ctx), l.site, l.e)
+	if err == nil {
+		defer src.close()
+		var f *facts
+		if f, err = learn(src, l.e); err == nil {
+			return f, l.keep(key, f)
+		}
+	}
+	switch disk.KindOf(err) {
+	case disk.Malformed, disk.Unsupported, disk.TooLarge, disk.Invalid:
+		return &facts{err: err}, nil
+	}
+	return nil, err
+}
+
+func (l factsLoader) Reload(ctx context.Context, key string, _ *facts) (*facts, error) {
+	return l.Load(ctx, key)
+}
+
+// learn looks into an open source: tables, no content.
+func learn(src *source, e providers.Entry) (*facts, error) {
+	f := &facts{Format: src.format.Name, FileSize: src.Size(), Meta: src.machine.Meta}
+	f.Contained = !src.resolved && src.format.Layout != nil && e.Kind == providers.Images
+	mapOf := layout.MapOf
+	if e.Kind == providers.Instances {
+		// A live disk is dense, for its holes may be gone when it is captured.
+		mapOf = func(img disk.Image) (*layout.Map, error) { return layout.FullMap(img.Size()), nil }
+	}
+	for i, d := range src.machine.Disks {
+		m, err := mapOf(d)
+		if err != nil {
+			return nil, fmt.Errorf("map disk %d: %w", i, err)
+		}
+		f.Disks = append(f.Disks, diskFacts{Size: d.Size(), Device: d.Device, Bus: d.Bus, Map: m})
+	}
+	if len(f.Disks) == 0 {
+		return nil, disk.Errorf(disk.Malformed, "open image: it holds no disk")
+	}
+	if f.Contained && f.Format != formatRaw {
+		var err error
+		if f.File, err = layout.MapOf(src); err != nil {
+			return nil, fmt.Errorf("map container: %w", err)
+		}
+	}
+	return f, nil
+}
+
+// keep writes facts into the state. A live disk's are not kept: it is never the
+// same twice.
+func (l factsLoader) keep(key string, f *facts) error {
+	if l.e.Kind == providers.Instances {
+		return nil
+	}
+	enc, err := f.encode()
+	if err != nil {
+		return err
+	}
+	return l.p.state.put(bucketFacts, key, enc)
+}
+
+// factsWire is the encoding of facts.
+type factsWire struct {
+	Format    string
+	Contained bool
+	FileSize  int64
+	File      []byte
+	Disks     []diskWire
+	Meta      disk.Meta
+}
+
+type diskWire struct {
+	Size        int64
+	Device, Bus string
+	Map         []byte
+}
+
+func (f *facts) encode() ([]byte, error) {
+	w := factsWire{Format: f.Format, Contained: f.Contained, FileSize: f.FileSize, Meta: f.Meta}
+	var err error
+	if f.File != nil {
+		if w.File, err = f.File.MarshalBinary(); err != nil {
+			return nil, fmt.Errorf("encode facts: %w", err)
+		}
+	}
+	for _, d := range f.Disks {
+		m, err := d.Map.MarshalBinary()
+		if err != nil {
+			return nil, fmt.Errorf("encode facts: %w", err)
+		}
+		w.Disks = append(w.Disks, diskWire{d.Size, d.Device, d.Bus, m})
+	}
+	var b bytes.Buffer
+	if err := gob.NewEncoder(&b).Encode(w); err != nil {
+		return nil, fmt.Errorf("encode facts: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+func decodeFacts(p []byte) (*facts, error) {
+	var w factsWire
+	if err := gob.NewDecoder(bytes.NewReader(p)).Decode(&w); err != nil {
+		return nil, fmt.Errorf("decode facts: %w", err)
+	}
+	f := &facts{Format: w.Format, Contained: w.Contained, FileSize: w.FileSize, Meta: w.Meta}
+	var err error
+	if w.File != nil {
+		if f.File, err = layout.UnmarshalMap(w.File); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range w.Disks {
+		m, err := layout.UnmarshalMap(d.Map)
+		if err != nil {
+			return nil, err
+		}
+		f.Disks = append(f.Disks, diskFacts{d.Size, d.Device, d.Bus, m})
+	}
+	return f, nil
+}
+
+// formatRaw is the name of the format without a container.
+const formatRaw = "raw"
+
+// rowOf finds the row of the table of formats, for a name that a user gave.
+func rowOf(name string) (formats.Format, error) {
+	row, ok := formats.ByName(name)
+	if !ok {
+		return formats.Format{}, disk.Errorf(disk.Invalid, "find format %q: there is none of that name", name)
+	}
+	return row, nil
+}

@@ -1,0 +1,231 @@
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"chromogenic/disk"
+	"chromogenic/providers"
+)
+
+// How long a listing is fresh. A folder is cheap to list, and what is dropped
+// into it should show at once; one second carries an ls -l over its lookups.
+const (
+	freshFolder = time.Second
+	freshCloud  = time.Minute
+)
+
+// probers is how many images of a folder are looked into at a time.
+const probers = 4
+
+// A Listing is all entries of one kind at one moment.
+type Listing struct {
+	Entries []providers.Entry // by Created, then ID; an entry with a Reason cannot be read
+	At      time.Time
+	Stale   bool // the provider cannot be reached: this is what it said last
+}
+
+// A site is a provider with its policies and its listings.
+type site struct {
+	provider providers.Provider
+	clean    string
+	snapshot string
+	prober   bool // providers.Prober
+
+	lists map[providers.Kind]*list
+}
+
+// A list is one kind's listing. Its lock is held while the provider is asked, so
+// that all who want the listing wait for one.
+type list struct {
+	mu    sync.Mutex
+	last  Listing
+	valid bool // last was asked for and nothing has been refreshed since
+}
+
+func newSite(o Site) *site {
+	s := &site{
+		provider: o.Provider, clean: cmp.Or(o.Clean, "auto"), snapshot: o.Snapshot,
+		lists: map[providers.Kind]*list{providers.Images: {}, providers.Instances: {}},
+	}
+	if pr, ok := o.Provider.(providers.Prober); ok {
+		s.prober = pr.ProbeOnList()
+	}
+	if s.snapshot == "" {
+		s.snapshot = "on-copy"
+		if s.prober {
+			s.snapshot = "auto"
+		}
+	}
+	return s
+}
+
+// site finds a site by name.
+func (p *Pipeline) site(name string) (*site, error) {
+	s, ok := p.sites[name]
+	if !ok {
+		return nil, disk.Errorf(disk.NotFound, "find provider %q: there is none of that name", name)
+	}
+	return s, nil
+}
+
+// List gives the listing of a site, from memory where it is fresh. Entries of a
+// provider whose images are cheap to open (providers.Prober) are looked into:
+// VirtualSize and Format are filled in, and Reason for those that turn out
+// unreadable. A cloud that cannot be reached gives its last listing, Stale; a
+// folder that is gone is an error, for it is right here.
+func (p *Pipeline) List(ctx context.Context, name string, kind providers.Kind) (Listing, error) {
+	return p.list(ctx, name, kind, false)
+}
+
+// ListNow is List for who reads a whole directory: a folder is looked at again,
+// however fresh its listing is, so that one that was unmounted a moment ago is
+// an error now.
+func (p *Pipeline) ListNow(ctx context.Context, name string, kind providers.Kind) (Listing, error) {
+	return p.list(ctx, name, kind, true)
+}
+
+func (p *Pipeline) list(ctx context.Context, name string, kind providers.Kind, now bool) (Listing, error) {
+	s, err := p.site(name)
+	if err != nil {
+		return Listing{}, err
+	}
+	l, ok := s.lists[kind]
+	if !ok {
+		return Listing{}, disk.Errorf(disk.NotFound, "list %s of %s: no such kind", kind, name)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fresh := freshCloud
+	if s.prober {
+		fresh = freshFolder
+	}
+	if l.valid && time.Since(l.last.At) < fresh && !(now && s.prober) {
+		return l.last, nil
+	}
+	entries, err := s.provider.List(ctx, kind)
+	if err == nil {
+		err = p.keepPin(s, kind)
+	}
+	if err == nil && s.prober {
+		err = p.probe(ctx, name, entries)
+	}
+	if err != nil {
+		if !s.prober && !l.last.At.IsZero() && disk.KindOf(err) == disk.Unreachable {
+			stale := l.last
+			stale.Stale = true
+			return stale, nil
+		}
+		return Listing{}, fmt.Errorf("list %s of %s: %w", kind, name, err)
+	}
+	slices.SortFunc(entries, func(a, b providers.Entry) int {
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))
+	})
+	l.last, l.valid = Listing{Entries: entries, At: time.Now()}, true
+	return l.last, nil
+}
+
+// probe looks into the entries that have no Reason yet. An image that cannot be
+// read gets one; a provider that fails is an error.
+func (p *Pipeline) probe(ctx context.Context, site string, entries []providers.Entry) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(probers)
+	for i := range entries {
+		e := &entries[i]
+		if e.Reason != "" {
+			continue
+		}
+		g.Go(func() error {
+			f, err := p.facts(ctx, site, *e)
+			switch {
+			case err == nil:
+				e.Format = f.Format
+				e.VirtualSize = f.Disks[0].Size
+			case disk.KindOf(err) == disk.Unreachable, ctx.Err() != nil:
+				return err
+			default:
+				e.Reason = err.Error()
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// Forget forgets the listings of a site, after a change of our own; the next
+// List asks the provider.
+func (p *Pipeline) Forget(name string) {
+	s, ok := p.sites[name]
+	if !ok {
+		return
+	}
+	for _, l := range s.lists {
+		l.mu.Lock()
+		l.valid = false
+		l.mu.Unlock()
+	}
+}
+
+// Refresh forgets the listings of all sites, at the owner's word: a folder that
+// has taken the place of another is accepted (providers.Pinner).
+func (p *Pipeline) Refresh() {
+	for name, s := range p.sites {
+		if pin, ok := s.provider.(providers.Pinner); ok {
+			pin.Reset()
+		}
+		p.Forget(name)
+	}
+}
+
+// keepPin remembers where a listing came from, for the next process.
+func (p *Pipeline) keepPin(s *site, kind providers.Kind) error {
+	pr, ok := s.provider.(providers.Pinner)
+	if !ok {
+		return nil
+	}
+	key := pinKey(s, kind)
+	pin := pr.Pin(kind)
+	if pin == string(p.state.get(bucketPins, key)) {
+		return nil
+	}
+	return p.state.put(bucketPins, key, []byte(pin))
+}
+
+// restorePins tells a provider where an earlier process found its images.
+func (p *Pipeline) restorePins(s *site) {
+	pr, ok := s.provider.(providers.Pinner)
+	if !ok {
+		return
+	}
+	for kind := range s.lists {
+		if pin := p.state.get(bucketPins, pinKey(s, kind)); len(pin) > 0 {
+			pr.SetPin(kind, string(pin))
+		}
+	}
+}
+
+func pinKey(s *site, kind providers.Kind) string { return s.provider.Name() + "\x00" + string(kind) }
+
+// SnapshotPolicy is the policy of a site: never empty.
+func (p *Pipeline) SnapshotPolicy(name string) string {
+	if s, ok := p.sites[name]; ok {
+		return s.snapshot
+	}
+	return "never"
+}
+
+// Provider gives the provider of a site, for the roles that callers assert for
+// (providers.Deleter, Renamer, Timer); false when there is none of that name.
+func (p *Pipeline) Provider(name string) (providers.Provider, bool) {
+	s, ok := p.sites[name]
+	if !ok {
+		return nil, false
+	}
+	return s.provider, true
+}

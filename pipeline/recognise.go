@@ -1,0 +1,183 @@
+package pipeline
+
+import (
+	"bytes"
+	"fmt"
+
+	"chromogenic/disk"
+	"chromogenic/formats"
+)
+
+// recognise notes p as equal to the views it equals, and tells whether there is
+// one. The spool is not plain.
+func (s *Spool) recognise(p []byte, off int64) bool {
+	cands := s.cands
+	fresh := len(cands) == 0
+	if fresh {
+		cands = s.p.recent()
+	}
+	buf := make([]byte, len(p))
+	var keep, out []*core
+	for _, c := range cands {
+		if off+int64(len(p)) <= c.Size() && disk.ReadFull(c.image, buf, off) == nil && bytes.Equal(buf, p) {
+			keep = append(keep, c)
+		} else {
+			out = append(out, c)
+		}
+	}
+	if len(keep) == 0 && !fresh {
+		return false // settle needs one of them
+	}
+	for _, c := range out {
+		s.p.drop(c)
+	}
+	s.cands = keep
+	if len(keep) == 0 {
+		return false
+	}
+	s.same.add(off, off+int64(len(p)))
+	s.size = max(s.size, off+int64(len(p)))
+	return true
+}
+
+// settle makes a plain spool of a recognised one: the bytes that were noted are
+// stored after all.
+func (s *Spool) settle() error {
+	if len(s.cands) > 0 {
+		src := s.cands[0].image
+		buf := make([]byte, 1<<20)
+		for _, r := range s.same {
+			for off := r.from; off < r.to; {
+				n := min(r.to-off, int64(len(buf)))
+				if err := disk.ReadFull(src, buf[:n], off); err != nil {
+					return fmt.Errorf("fetch recognised bytes: %w", err)
+				}
+				if _, err := s.store(buf[:n], off); err != nil {
+					return err
+				}
+				off += n
+			}
+		}
+	}
+	s.forget()
+	s.plain = true
+	return nil
+}
+
+// Bind takes n bytes of v at offset from as the spool's at offset to: what
+// copy_file_range(2) does. Where from equals to nothing is read.
+func (s *Spool) Bind(v *View, from, to, n int64) error {
+	if from < 0 || to < 0 || n < 0 || n > v.Size()-from {
+		return disk.Errorf(disk.Invalid, "bind %d bytes at offset %d: the image has %d", n, from, v.Size())
+	}
+	s.mu.Lock()
+	if !s.plain && from == to && s.narrow(v.core) {
+		s.same.add(to, to+n)
+		s.size = max(s.size, to+n)
+		s.mu.Unlock()
+		return nil
+	}
+	s.mu.Unlock()
+	buf := make([]byte, min(n, 1<<20))
+	for n > 0 {
+		k := min(n, int64(len(buf)))
+		if err := disk.ReadFull(v, buf[:k], from); err != nil {
+			return err
+		}
+		if _, err := s.WriteAt(buf[:k], to); err != nil {
+			return err
+		}
+		from, to, n = from+k, to+k, n-k
+	}
+	return nil
+}
+
+// narrow makes c the only candidate, if all that was written may be its.
+func (s *Spool) narrow(c *core) bool {
+	fresh := len(s.cands) == 0
+	found := false
+	for _, x := range s.cands {
+		found = found || x == c
+	}
+	if !fresh && !found {
+		return false
+	}
+	s.p.retain(c)
+	for _, x := range s.cands {
+		s.p.drop(x)
+	}
+	s.cands = []*core{c}
+	return true
+}
+
+// Source gives the view that the whole spool equals, if there is one. The
+// caller closes it.
+func (s *Spool) Source() (*View, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, c := range s.cands {
+		if !s.plain && c.Size() == s.size && s.gapsZero(c) {
+			s.p.retain(c)
+			return &View{core: c}, true
+		}
+	}
+	return nil, false
+}
+
+// gapsZero tells whether what the writer left out is zero in c too.
+func (s *Spool) gapsZero(c *core) bool {
+	for off := int64(0); off < s.size; {
+		in, end := s.same.at(off, s.size)
+		if !in && !allZero(c.image, off, end-off) {
+			return false
+		}
+		off = end
+	}
+	return true
+}
+
+// allZero tells whether n bytes of img read as zero. It reads data only, and
+// takes what cannot be read for data.
+func allZero(img disk.Image, off, n int64) bool {
+	buf := make([]byte, min(n, 1<<20))
+	for end := off + n; off < end; {
+		e, err := img.Extent(off, end-off)
+		if err != nil {
+			return false
+		}
+		for e.Len > 0 && !e.Zero {
+			p := buf[:min(e.Len, int64(len(buf)))]
+			if disk.ReadFull(img, p, e.Off) != nil || len(bytes.TrimLeft(p, "\x00")) > 0 {
+				return false
+			}
+			e.Off += int64(len(p))
+			e.Len -= int64(len(p))
+		}
+		off = e.End()
+	}
+	return true
+}
+
+// Blank tells whether every byte reads as zero, or the container in it (of the
+// given format) holds a disk of zeros: what qemu-img leaves behind between its
+// first and its last close.
+func (s *Spool) Blank(format string) bool {
+	img := s.Image()
+	row, ok := formats.ByName(format)
+	if !ok {
+		return false
+	}
+	if format == formatRaw {
+		return allZero(img, 0, img.Size())
+	}
+	m, err := row.Open(img, formats.OpenOptions{})
+	if err != nil {
+		return false
+	}
+	for _, d := range m.Disks {
+		if !allZero(d, 0, d.Size()) {
+			return false
+		}
+	}
+	return true
+}

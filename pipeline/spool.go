@@ -1,0 +1,322 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"chromogenic/disk"
+)
+
+// A Spool takes the bytes of an image that a program writes into the mount,
+// until they are published or dropped. It is safe for concurrent use.
+//
+// Bytes that equal those of a view which is open, or was a moment ago, at the
+// same offset are recognised: they are noted, not stored. So a copy inside the
+// mount knows its source, whichever program makes it, and needs no scratch
+// space. The first byte that differs makes a plain sparse file of it.
+//
+// States: fresh (nothing was written), recognised (cands is not empty, same
+// says which bytes equal theirs, the rest is zero), plain (all is in the file;
+// what was never written is zero, and without a file all of it).
+type Spool struct {
+	p *Pipeline
+
+	mu    sync.RWMutex
+	size  int64
+	plain bool
+	cands []*core // whose bytes equal all that was written; each is a use
+	same  ranges
+
+	file   *os.File // unlinked; nil while nothing is stored
+	stored int64    // bytes counted in Pipeline.spooled
+}
+
+// NewSpool makes an empty spool.
+func (p *Pipeline) NewSpool(context.Context) (*Spool, error) { return &Spool{p: p}, nil }
+
+// Size is the present length in bytes.
+func (s *Spool) Size() int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.size
+}
+
+// Allocated is the number of bytes that take scratch space.
+func (s *Spool) Allocated() int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.allocated()
+}
+
+func (s *Spool) allocated() int64 {
+	var st unix.Stat_t
+	if s.file == nil || unix.Fstat(int(s.file.Fd()), &st) != nil {
+		return 0
+	}
+	return st.Blocks * 512 // stat(2) counts in 512 bytes whatever the file system does
+}
+
+// WriteAt writes as io.WriterAt does; the spool grows as needed. It fails with
+// NoSpace at the limit of all spools.
+func (s *Spool) WriteAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, disk.Errorf(disk.Invalid, "write spool: offset %d", off)
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.plain {
+		if s.recognise(p, off) {
+			return len(p), nil
+		}
+		if err := s.settle(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := s.store(p, off)
+	s.size = max(s.size, off+int64(n))
+	return n, err
+}
+
+// store writes into the file, which is made for the first byte.
+func (s *Spool) store(p []byte, off int64) (int, error) {
+	if err := s.claim(int64(len(p))); err != nil {
+		return 0, err
+	}
+	if s.file == nil {
+		f, err := os.CreateTemp(s.p.state.spool, "spool-")
+		if err != nil {
+			return 0, fmt.Errorf("make spool: %w", err)
+		}
+		// Without a name nothing of it outlives the process.
+		if err := os.Remove(f.Name()); err != nil {
+			return 0, errors.Join(fmt.Errorf("make spool: %w", err), f.Close())
+		}
+		s.file = f
+	}
+	n, err := s.file.WriteAt(p, off)
+	if err != nil {
+		return n, fmt.Errorf("write spool at offset %d: %w", off, err)
+	}
+	return n, nil
+}
+
+// claim counts n more bytes against the limit of all spools. What was written
+// twice is counted twice until that reaches the limit.
+func (s *Spool) claim(n int64) error {
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	if s.p.limit > 0 && s.p.spooled+n > s.p.limit {
+		now := s.allocated()
+		s.p.spooled += now - s.stored
+		s.stored = now
+		if s.p.spooled+n > s.p.limit {
+			err := disk.Errorf(disk.NoSpace, "write spool: the limit of %d bytes for all spools is reached", s.p.limit)
+			return disk.Hint(err, "raise spool_limit, or copy from inside the mount, which needs no spool")
+		}
+	}
+	s.p.spooled += n
+	s.stored += n
+	return nil
+}
+
+// ReadAt reads as io.ReaderAt does.
+func (s *Spool) ReadAt(p []byte, off int64) (int, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if off < 0 {
+		return 0, disk.Errorf(disk.Invalid, "read spool: offset %d", off)
+	}
+	if off >= s.size {
+		return 0, io.EOF
+	}
+	var end error
+	if left := s.size - off; int64(len(p)) > left {
+		p, end = p[:left], io.EOF
+	}
+	if err := s.read(p, off); err != nil {
+		return 0, err
+	}
+	return len(p), end
+}
+
+// read fills p, which ends within the size.
+func (s *Spool) read(p []byte, off int64) error {
+	if s.plain || len(s.cands) == 0 {
+		clear(p)
+		if s.file == nil {
+			return nil
+		}
+		// The file may be shorter than the spool: the rest was never written.
+		if _, err := s.file.ReadAt(p, off); err != nil && err != io.EOF {
+			return fmt.Errorf("read spool: %w", err)
+		}
+		return nil
+	}
+	for len(p) > 0 {
+		in, to := s.same.at(off, off+int64(len(p)))
+		n := to - off
+		if !in {
+			clear(p[:n])
+		} else if err := disk.ReadFull(s.cands[0].image, p[:n], off); err != nil {
+			return err
+		}
+		p, off = p[n:], to
+	}
+	return nil
+}
+
+// Truncate sets the length.
+func (s *Spool) Truncate(size int64) error {
+	if size < 0 {
+		return disk.Errorf(disk.Invalid, "truncate spool to %d bytes", size)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if size < s.size {
+		s.same.remove(size, s.size)
+		if s.file != nil {
+			if err := s.file.Truncate(min(size, s.fileSize())); err != nil {
+				return fmt.Errorf("truncate spool: %w", err)
+			}
+		}
+	}
+	s.size = size
+	if size == 0 {
+		s.forget()
+	}
+	return nil
+}
+
+// forget makes a spool of no bytes fresh again: what comes next may be a copy
+// of anything.
+func (s *Spool) forget() {
+	for _, c := range s.cands {
+		s.p.drop(c)
+	}
+	s.cands, s.same, s.plain = nil, nil, false
+}
+
+func (s *Spool) fileSize() int64 {
+	var st unix.Stat_t
+	if unix.Fstat(int(s.file.Fd()), &st) != nil {
+		return 0
+	}
+	return st.Size
+}
+
+// Discard makes [off, off+n) zero.
+func (s *Spool) Discard(off, n int64) error {
+	if off < 0 || n < 0 {
+		return disk.Errorf(disk.Invalid, "discard in spool: offset %d length %d", off, n)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n = min(n, s.size-off)
+	if n <= 0 {
+		return nil
+	}
+	s.same.remove(off, off+n)
+	if s.file == nil {
+		return nil
+	}
+	const mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+	if err := unix.Fallocate(int(s.file.Fd()), mode, off, n); err == nil {
+		return nil
+	}
+	// The file system has no holes: write the zeros.
+	zero := make([]byte, min(n, 1<<20))
+	for n > 0 {
+		k, err := s.file.WriteAt(zero[:min(n, int64(len(zero)))], off)
+		if err != nil {
+			return fmt.Errorf("write zeros to spool: %w", err)
+		}
+		off, n = off+int64(k), n-int64(k)
+	}
+	return nil
+}
+
+// Sync makes what is stored durable; it publishes nothing.
+func (s *Spool) Sync() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.file == nil {
+		return nil
+	}
+	if err := s.file.Sync(); err != nil {
+		return fmt.Errorf("sync spool: %w", err)
+	}
+	return nil
+}
+
+// Close drops the content.
+func (s *Spool) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forget()
+	s.size = 0
+	s.p.mu.Lock()
+	s.p.spooled -= s.stored
+	s.stored = 0
+	s.p.mu.Unlock()
+	if s.file == nil {
+		return nil
+	}
+	err := s.file.Close()
+	s.file = nil
+	return err
+}
+
+// Image is the spool's content as it is now, for Copy; the spool must not be
+// written while it is read. Closing it leaves the spool.
+func (s *Spool) Image() disk.Image { return spoolImage{s} }
+
+type spoolImage struct{ *Spool }
+
+func (spoolImage) Close() error { return nil }
+
+// Extent is that of disk.Image.
+func (i spoolImage) Extent(off, n int64) (disk.Extent, error) {
+	s := i.Spool
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	n, err := disk.CheckRange(off, n, s.size)
+	if err != nil {
+		return disk.Extent{}, err
+	}
+	if !s.plain && len(s.cands) > 0 {
+		in, end := s.same.at(off, off+n)
+		return disk.Extent{Off: off, Len: end - off, Zero: !in}, nil
+	}
+	if s.file == nil {
+		return disk.Extent{Off: off, Len: n, Zero: true}, nil
+	}
+	return fileExtent(s.file, off, n)
+}
+
+// fileExtent asks the file system, which may know nothing of holes; what lies
+// behind the end of the file is one.
+func fileExtent(f *os.File, off, n int64) (disk.Extent, error) {
+	data, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return disk.Extent{Off: off, Len: n, Zero: true}, nil
+	case err != nil:
+		return disk.Extent{Off: off, Len: n}, nil
+	case data > off:
+		return disk.Extent{Off: off, Len: min(data-off, n), Zero: true}, nil
+	}
+	hole, err := unix.Seek(int(f.Fd()), off, unix.SEEK_HOLE)
+	if err != nil {
+		return disk.Extent{}, fmt.Errorf("find hole of spool at offset %d: %w", off, err)
+	}
+	return disk.Extent{Off: off, Len: min(hole-off, n)}, nil
+}

@@ -1,0 +1,321 @@
+package pipeline
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"chromogenic/disk"
+	"chromogenic/formats/layout"
+	"chromogenic/providers"
+)
+
+// Ref names an image, or one disk of it, in a format: what a View is of.
+type Ref struct {
+	Site   string
+	Entry  providers.Entry
+	Format string // a name of the table of formats
+	Disk   int    // for all formats but ova: which disk, 0 for the boot disk
+}
+
+func (r Ref) key() string {
+	return fmt.Sprintf("%s\x00%s\x00%d", imageKey(r.Site, r.Entry), r.Format, r.Disk)
+}
+
+// Stat is what stat(2) needs to know of a view.
+type Stat struct {
+	Size      int64 // bytes, exact
+	Allocated int64 // bytes that are not holes
+}
+
+// A View is an open image in a format. It is a disk.Image; its extents come
+// from a map that was frozen when the image was first seen.
+//
+// The view of an instance is dense: it has no holes, so that its size is exact
+// before it is captured. It is captured at its first read, or when it is copied
+// by Copy, and shows that moment until it is closed; whether a read may do that
+// (SnapshotPolicy) is for the caller to decide.
+type View struct {
+	*core
+	closed atomic.Bool
+}
+
+// A core is what the views of one Ref share. It lives as long as one of them is
+// open, and a little longer, so that a copy of it can still be recognised.
+type core struct {
+	p     *Pipeline
+	Ref   Ref
+	facts *facts
+	lease *lease
+	image disk.Image // the whole view
+	seed  []byte
+	key   string // in Pipeline.cores
+
+	refs int // under Pipeline.mu
+}
+
+// Size is the exact length in bytes.
+func (c *core) Size() int64 { return c.image.Size() }
+
+// Extent is that of disk.Image.
+func (c *core) Extent(off, n int64) (disk.Extent, error) { return c.image.Extent(off, n) }
+
+// Allocated is the number of bytes that are not holes.
+func (c *core) Allocated() int64 {
+	n, err := disk.Allocated(c.image)
+	if err != nil {
+		return c.Size() // a frozen map does not fail; without one all is data
+	}
+	return n
+}
+
+// ReadAt reads as disk.Image says.
+func (v *View) ReadAt(p []byte, off int64) (int, error) {
+	if v.closed.Load() {
+		return 0, disk.ErrClosed
+	}
+	n, err := v.image.ReadAt(p, off)
+	if v.closed.Load() {
+		return 0, disk.ErrClosed
+	}
+	return n, err
+}
+
+// Close ends the view.
+func (v *View) Close() error {
+	if v.closed.Swap(true) {
+		return nil
+	}
+	v.p.linger(v.core)
+	return nil
+}
+
+// View opens the bytes of a Ref: immutable, random access, the same at every
+// read. The caller closes it. Its source is opened at the first read and shared
+// with all other views of the same image.
+func (p *Pipeline) View(ctx context.Context, r Ref) (*View, error) {
+	key := r.key()
+	if r.Entry.Kind == providers.Instances {
+		key += "\x00" + newID() // each view of an instance is a capture of its own
+	} else if c := p.share(key, nil); c != nil {
+		return &View{core: c}, nil
+	}
+	c, err := p.compose(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	c.key = key
+	return &View{core: p.share(key, c)}, nil
+}
+
+// compose makes the core of a Ref: no byte of content is read for it.
+func (p *Pipeline) compose(ctx context.Context, r Ref) (*core, error) {
+	f, err := p.facts(ctx, r.Site, r.Entry)
+	if err != nil {
+		return nil, err
+	}
+	c := &core{p: p, Ref: r, facts: f, seed: seed(r.Entry)}
+	// The source may be opened long after the caller of View has gone.
+	bg := context.WithoutCancel(ctx)
+	c.lease = &lease{open: func() (*source, error) {
+		if r.Entry.Kind == providers.Instances {
+			return p.capture(bg, r.Site, r.Entry)
+		}
+		return p.openSource(bg, r.Site, r.Entry)
+	}}
+	if c.image, err = c.lay(r.Format, nil); err != nil {
+		return nil, fmt.Errorf("show %q of %s as %s: %w", r.Entry.Name, r.Site, r.Format, err)
+	}
+	return c, nil
+}
+
+// lay makes the bytes of the image in a format: the source's own container
+// where it is of that format, a layout of its disks otherwise. Each disk passes
+// through wrap, which may be nil.
+func (c *core) lay(format string, wrap func(disk.Image) disk.Image) (disk.Image, error) {
+	row, err := rowOf(format)
+	if err != nil {
+		return nil, err
+	}
+	if row.Layout == nil {
+		return nil, disk.Errorf(disk.Unsupported, "lay out %s: the format can only be read", format)
+	}
+	if c.passes(format) {
+		return c.container(), nil
+	}
+	m := c.machine(wrap)
+	if format != formatOVA {
+		if c.Ref.Disk >= len(m.Disks) {
+			return nil, disk.Errorf(disk.NotFound, "find disk %d: the image holds %d", c.Ref.Disk, len(m.Disks))
+		}
+		m.Disks = m.Disks[c.Ref.Disk : c.Ref.Disk+1]
+	}
+	if format == formatRaw {
+		return m.Disks[0].Image, nil
+	}
+	return row.Layout(m, layout.Options{Seed: c.seed, Name: c.Ref.Entry.Name})
+}
+
+// formatOVA is the name of the format that holds all disks of a machine.
+const formatOVA = "ova"
+
+// passes tells whether the source's own bytes are the image in a format.
+func (c *core) passes(format string) bool {
+	return c.facts.Contained && format == c.facts.Format && format != formatRaw && c.Ref.Disk == 0
+}
+
+// container is the source's own bytes.
+func (c *core) container() disk.Image {
+	if c.facts.File == nil {
+		return c.disk(0)
+	}
+	return layout.Frozen(leased{c.lease, -1, c.facts.FileSize}, c.facts.File)
+}
+
+// disk is one disk of the image.
+func (c *core) disk(i int) disk.Image {
+	d := c.facts.Disks[i]
+	return layout.Frozen(leased{c.lease, i, d.Size}, d.Map)
+}
+
+// machine is all disks of the image, each passed through wrap.
+func (c *core) machine(wrap func(disk.Image) disk.Image) *disk.Machine {
+	m := &disk.Machine{Meta: c.facts.Meta}
+	for i, d := range c.facts.Disks {
+		img := c.disk(i)
+		if wrap != nil {
+			img = layout.Frozen(wrap(img), d.Map)
+		}
+		m.Disks = append(m.Disks, disk.Disk{Image: img, Device: d.Device, Bus: d.Bus})
+	}
+	return m
+}
+
+// seed is what the identifiers inside the containers of an image derive from.
+func seed(e providers.Entry) []byte {
+	sum := sha256.Sum256([]byte(e.ID + "\x00" + e.Version))
+	return sum[:]
+}
+
+// Stat tells the size of a view. The first time it may open the source for its
+// map; after that, and after a restart, it costs nothing. It fails as View does:
+// Malformed for an image that cannot be read, TooLarge or Invalid where the
+// format does not take the disk, Unreachable, Stale.
+func (p *Pipeline) Stat(ctx context.Context, r Ref) (Stat, error) {
+	c, err := p.compose(ctx, r)
+	if err != nil {
+		return Stat{}, err
+	}
+	return Stat{Size: c.Size(), Allocated: c.Allocated()}, nil
+}
+
+// Machine tells what an image holds, from memory where it is known: disks with
+// size, device and bus, whose bytes cannot be read, and metadata.
+func (p *Pipeline) Machine(ctx context.Context, r Ref) (*disk.Machine, error) {
+	c, err := p.compose(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return c.machine(nil), c.lease.close()
+}
+
+// lingering is how long the source of a view that was closed stays open: rsync
+// closes what it sends before the receiver has written the last of it.
+const lingering = 5 * time.Second
+
+// lingerers bounds how many cores wait so.
+const lingerers = 16
+
+// share gives the core that is there for key, or puts c there. Either counts
+// one more user; nil is returned when there is none and c is nil.
+func (p *Pipeline) share(key string, c *core) *core {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if old := p.cores[key]; old != nil {
+		c = old
+	}
+	if c != nil {
+		p.cores[key] = c
+		c.refs++
+	}
+	return c
+}
+
+// retain counts one more user of a core that has one.
+func (p *Pipeline) retain(c *core) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.refs++
+}
+
+// linger drops a use, after a while: the newest of those that wait push out the
+// oldest.
+func (p *Pipeline) linger(c *core) {
+	w := &waiting{c}
+	p.mu.Lock()
+	p.late = append(p.late, w)
+	var out *waiting
+	if len(p.late) > lingerers {
+		out = p.late[0]
+	}
+	p.mu.Unlock()
+	time.AfterFunc(lingering, func() { p.leave(w) })
+	if out != nil {
+		p.leave(out)
+	}
+}
+
+// A waiting core has one use that its view has given up.
+type waiting struct{ core *core }
+
+// leave ends the waiting, once.
+func (p *Pipeline) leave(w *waiting) {
+	p.mu.Lock()
+	found := false
+	for i, x := range p.late {
+		if x == w {
+			p.late = append(p.late[:i], p.late[i+1:]...)
+			found = true
+			break
+		}
+	}
+	p.mu.Unlock()
+	if found {
+		p.drop(w.core)
+	}
+}
+
+// drop gives a use back; the last one closes the source.
+func (p *Pipeline) drop(c *core) {
+	p.mu.Lock()
+	c.refs--
+	last := c.refs == 0
+	if last && p.cores[c.key] == c {
+		delete(p.cores, c.key)
+	}
+	p.mu.Unlock()
+	if !last {
+		return
+	}
+	if err := c.lease.close(); err != nil {
+		p.log.Warn("close image", "site", c.Ref.Site, "name", c.Ref.Entry.Name, "error", err)
+	}
+}
+
+// recent gives the cores that a program which writes now may be copying: those
+// that are open or were a moment ago, and can be read without a capture. Each
+// counts one more user.
+func (p *Pipeline) recent() []*core {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []*core
+	for _, c := range p.cores {
+		if c.Ref.Entry.Kind == providers.Images || c.lease.opened() {
+			c.refs++
+			out = append(out, c)
+		}
+	}
+	return out
+}

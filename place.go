@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"strings"
+
+	"chromogenic/disk"
+	"chromogenic/formats"
+	"chromogenic/fs"
+	"chromogenic/pipeline"
+	"chromogenic/providers"
+)
+
+// An end is what the command line names as source or destination.
+type end struct {
+	fs.Place        // if it is one
+	Path     string // or else a path of this host
+}
+
+func parseEnd(s string) (end, error) {
+	if s == "" {
+		return end{}, usage("", "name is empty")
+	}
+	place, ok, err := fs.ParsePlace(s)
+	if err != nil {
+		return end{}, err
+	}
+	if !ok {
+		return end{Path: s}, nil
+	}
+	return end{Place: place}, nil
+}
+
+// directories are the kinds of entries, in the order of the mount.
+func directories() []providers.Kind { return []providers.Kind{providers.Images, providers.Instances} }
+
+// list is the listing of a directory of a site. An unknown site is NotFound.
+func list(ctx context.Context, p *pipeline.Pipeline, site string, kind providers.Kind) (pipeline.Listing, error) {
+	if _, ok := p.Provider(site); !ok {
+		err := disk.Errorf(disk.NotFound, "list %s:%s: there is no provider of that name", site, kind)
+		return pipeline.Listing{}, disk.Hint(err, "the configuration has %s", strings.Join(p.SiteNames(), ", "))
+	}
+	return p.List(ctx, site, kind)
+}
+
+// find is the entry of a place. One that cannot be read is an error with its
+// reason.
+func find(ctx context.Context, p *pipeline.Pipeline, place fs.Place) (fs.Named, error) {
+	l, err := list(ctx, p, place.Provider, place.Kind)
+	if err != nil {
+		return fs.Named{}, err
+	}
+	n, ok := fs.Find(l.Entries, place.Stem)
+	if !ok {
+		err := disk.Errorf(disk.NotFound, "find %s: no such image", placeName(place.Provider, place.Kind, place.Stem))
+		return n, disk.Hint(err, "chromogenic ls %s:%s shows what is there", place.Provider, place.Kind)
+	}
+	return n, nil
+}
+
+// placeName is the text of a place.
+func placeName(site string, kind providers.Kind, stem string) string {
+	return site + ":" + string(kind) + "/" + stem
+}
+
+// view opens an entry in a format; empty is its own.
+func view(ctx context.Context, p *pipeline.Pipeline, place fs.Place, n fs.Named) (*pipeline.View, error) {
+	ref := pipeline.Ref{Site: place.Provider, Entry: n.Entry, Format: place.Format}
+	if ref.Format == "" {
+		ref.Format = n.Entry.Format
+	}
+	if f, ok := formats.ByName(ref.Format); !ok || f.Layout == nil {
+		ref.Format = "raw" // what can only be read is shown as its disk
+	}
+	if place.Kind == providers.Instances && p.SnapshotPolicy(place.Provider) == "never" {
+		err := disk.Errorf(disk.Policy, "read %s: the policy of %s is to capture no instance", placeName(place.Provider, place.Kind, n.Name), place.Provider)
+		return nil, disk.Hint(err, "set snapshot: auto for %s in the configuration", place.Provider)
+	}
+	return p.View(ctx, ref)
+}

@@ -1,0 +1,181 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"chromogenic/disk"
+	"chromogenic/providers"
+)
+
+// Delete removes the file of an image; of a symlink, the link. An image that has
+// changed since it was listed is Stale and stays.
+func (p *Provider) Delete(ctx context.Context, e providers.Entry) error {
+	d, err := p.openImage(ctx, e)
+	if err != nil {
+		return fmt.Errorf("delete %q: %w", e.ID, err)
+	}
+	defer d.close()
+	p.change.Lock()
+	defer p.change.Unlock()
+	if err := d.root.Remove(e.ID); err != nil {
+		return fmt.Errorf("delete image: %w", explain(err))
+	}
+	return d.sync()
+}
+
+// Rename gives the file of an image another name and keeps its extension.
+func (p *Provider) Rename(ctx context.Context, e providers.Entry, name string) (providers.Entry, error) {
+	renamed, err := p.rename(ctx, e, name)
+	if err != nil {
+		return providers.Entry{}, fmt.Errorf("rename %q to %.80q: %w", e.ID, name, err)
+	}
+	return renamed, nil
+}
+
+func (p *Provider) rename(ctx context.Context, e providers.Entry, name string) (providers.Entry, error) {
+	d, err := p.openImage(ctx, e)
+	if err != nil {
+		return providers.Entry{}, err
+	}
+	defer d.close()
+	_, ext, _, _ := p.split(e.ID)
+	file, err := fileName(name, ext)
+	if err != nil {
+		return providers.Entry{}, err
+	}
+	if file == e.ID {
+		return p.entry(d, file)
+	}
+	return p.publish(d, e.ID, file, name)
+}
+
+// SetMtime sets the modification time of the image's file, and with it the
+// version; the time that it has already changes nothing.
+func (p *Provider) SetMtime(ctx context.Context, e providers.Entry, mtime time.Time) (providers.Entry, error) {
+	d, err := p.openImage(ctx, e)
+	if err != nil {
+		return providers.Entry{}, fmt.Errorf("set time of %q: %w", e.ID, err)
+	}
+	defer d.close()
+	if !e.Updated.Equal(mtime) {
+		if err := d.root.Chtimes(e.ID, time.Time{}, mtime); err != nil {
+			return providers.Entry{}, fmt.Errorf("set time of image: %w", explain(err))
+		}
+	}
+	return p.entry(d, e.ID)
+}
+
+// openImage opens the folder of an image that is about to be changed, and checks
+// that it is still the one that was listed.
+func (p *Provider) openImage(ctx context.Context, e providers.Entry) (*dir, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if e.Kind != providers.Images {
+		return nil, disk.Errorf(disk.Unsupported, "%s are not changed", e.Kind)
+	}
+	d, err := p.open(e.Kind)
+	if err != nil {
+		return nil, err
+	}
+	now, err := p.entry(d, e.ID)
+	if err == nil && now.Version != e.Version {
+		err = disk.Errorf(disk.Stale, "image has changed since it was listed")
+	}
+	if err != nil {
+		d.close()
+		return nil, explain(err)
+	}
+	return d, nil
+}
+
+// publish gives the file from its final name, which nothing may have, nor may
+// the image's name be that of another file, of whatever format. Of two programs
+// that take one image's name in two formats at the same moment, neither keeps
+// it.
+func (p *Provider) publish(d *dir, from, file, name string) (providers.Entry, error) {
+	p.change.Lock()
+	defer p.change.Unlock()
+	if err := p.refuseTaken(d, name, from); err != nil {
+		return providers.Entry{}, err
+	}
+	if err := d.move(from, file); err != nil {
+		return providers.Entry{}, explain(err)
+	}
+	err := p.refuseTaken(d, name, file)
+	if err == nil {
+		err = d.sync()
+	}
+	var e providers.Entry
+	if err == nil {
+		e, err = p.entry(d, file)
+	}
+	if err != nil {
+		return providers.Entry{}, errors.Join(err, d.move(file, from))
+	}
+	return e, nil
+}
+
+// refuseTaken fails with Exists when a file other than own has the name.
+func (p *Provider) refuseTaken(d *dir, name, own string) error {
+	names, err := d.names()
+	if err != nil {
+		return err
+	}
+	for _, file := range names {
+		stem, _, _, ok := p.split(file)
+		if ok && file != own && decodeName(stem) == name {
+			return disk.Hint(disk.Errorf(disk.Exists, "the name is taken by %q", file), "choose another name, or remove that image first")
+		}
+	}
+	return nil
+}
+
+// move renames a file and never replaces another.
+func (d *dir) move(from, to string) error {
+	fd := int(d.self.Fd())
+	err := unix.Renameat2(fd, from, fd, to, unix.RENAME_NOREPLACE)
+	if err == nil {
+		return nil
+	}
+	if err != unix.EINVAL && err != unix.ENOSYS && err != unix.ENOTSUP {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	return d.link(from, to)
+}
+
+// link renames a file as move does, where the filesystem has no such rename but
+// has links: NFS, some FUSE filesystems.
+func (d *dir) link(from, to string) error {
+	err := d.root.Link(from, to)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.ENOTSUP) {
+		return disk.Hint(disk.Errorf(disk.Unsupported, "%w", err),
+			"the filesystem can neither rename without replacing nor link; keep images on another")
+	}
+	if err != nil {
+		return err
+	}
+	return d.root.Remove(from)
+}
+
+// sync makes the names in the folder durable, where the filesystem knows such a
+// thing.
+func (d *dir) sync() error {
+	err := d.self.Sync()
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP) || errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return err
+}
+
+func nlink(info os.FileInfo) uint64 {
+	return uint64(info.Sys().(*syscall.Stat_t).Nlink)
+}

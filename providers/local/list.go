@@ -1,0 +1,195 @@
+package local
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"chromogenic/disk"
+	"chromogenic/providers"
+)
+
+// List lists the folder of a kind, in the order of the files' names. It opens no
+// file: each costs two calls to the kernel. What cannot be read, by its nature
+// or by its permissions, has a Reason; a file whose state cannot be had at all
+// makes the listing fail.
+func (p *Provider) List(ctx context.Context, kind providers.Kind) ([]providers.Entry, error) {
+	if p.folder(kind) == nil {
+		return nil, nil
+	}
+	d, err := p.open(kind)
+	if err != nil {
+		return nil, err
+	}
+	defer d.close()
+	names, err := d.names()
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]providers.Entry, 0, len(names))
+	for _, file := range names {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("read folder of %s: %w", kind, err)
+		}
+		e, err := p.entry(d, file)
+		switch {
+		case errors.Is(err, errNoEntry) || errors.Is(err, fs.ErrNotExist): // removed since
+		case err != nil:
+			return nil, d.folder.unreachable("read", err)
+		default:
+			entries = append(entries, e)
+		}
+	}
+	slices.SortFunc(entries, func(a, b providers.Entry) int { return cmp.Compare(a.ID, b.ID) })
+	return entries, nil
+}
+
+// errNoEntry says that a file is none that is listed: a folder, or of no known
+// extension.
+var errNoEntry = disk.Errorf(disk.NotFound, "not an image")
+
+// entry describes a file as it is now.
+func (p *Provider) entry(d *dir, file string) (providers.Entry, error) {
+	if !plainName(file) {
+		return providers.Entry{}, errNoEntry
+	}
+	stem, _, format, ok := p.split(file)
+	if !ok {
+		return providers.Entry{}, errNoEntry
+	}
+	st, reason, err := d.look(file)
+	if err != nil {
+		return providers.Entry{}, err
+	}
+	e := providers.Entry{
+		Kind: d.folder.kind, ID: file, Version: st.version(), Name: decodeName(stem),
+		Created: st.born, Updated: st.mtime(), Status: "active", Reason: reason,
+		Format: format, Size: st.size, VirtualSize: -1,
+	}
+	if e.Kind == providers.Instances {
+		e.Status = "running" // a folder cannot tell; this is the careful guess
+	}
+	if reason != "" {
+		e.Size = -1
+	}
+	return e, nil
+}
+
+// A state is what the version of a file is made of, and its birth.
+type state struct {
+	size      int64
+	sec, nsec int64 // mtime
+	inode     uint64
+	born      time.Time // of the directory entry, for a symlink; mtime where the filesystem does not record it
+}
+
+func (s state) mtime() time.Time { return time.Unix(s.sec, s.nsec) }
+
+// version is the text that changes whenever the bytes may have changed.
+func (s state) version() string {
+	return fmt.Sprintf("%d-%d.%09d-%d", s.size, s.sec, s.nsec, s.inode)
+}
+
+// same tells whether two states are of one version.
+func (s state) same(o state) bool {
+	return s.size == o.size && s.sec == o.sec && s.nsec == o.nsec && s.inode == o.inode
+}
+
+func stateOf(info os.FileInfo) state {
+	st := info.Sys().(*syscall.Stat_t)
+	return state{size: st.Size, sec: int64(st.Mtim.Sec), nsec: int64(st.Mtim.Nsec), inode: st.Ino}
+}
+
+// look describes the file, through a symlink that stays inside the folder, and
+// says why it cannot be read.
+func (d *dir) look(file string) (st state, reason string, err error) {
+	var sx unix.Statx_t
+	const mask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
+	fd := int(d.self.Fd())
+	if err := unix.Statx(fd, file, unix.AT_SYMLINK_NOFOLLOW, mask, &sx); err != nil {
+		return state{}, "", &fs.PathError{Op: "statx", Path: file, Err: err}
+	}
+	st = state{size: int64(sx.Size), sec: sx.Mtime.Sec, nsec: int64(sx.Mtime.Nsec), inode: sx.Ino}
+	st.born = st.mtime()
+	if sx.Mask&unix.STATX_BTIME != 0 {
+		st.born = time.Unix(sx.Btime.Sec, int64(sx.Btime.Nsec))
+	}
+	switch sx.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return state{}, "", errNoEntry
+	case unix.S_IFLNK:
+		return d.follow(file, st)
+	case unix.S_IFREG:
+	default:
+		return st, reasonNotRegular, nil
+	}
+	err = unix.Faccessat(fd, file, unix.R_OK, unix.AT_EACCESS|unix.AT_SYMLINK_NOFOLLOW)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return st, reasonDenied, nil
+	case err != nil:
+		return state{}, "", &fs.PathError{Op: "access", Path: file, Err: err}
+	}
+	return st, "", nil
+}
+
+// The reasons for which a file cannot be read.
+const (
+	reasonNotRegular = "not a regular file"
+	reasonDenied     = "permission denied"
+	reasonDangling   = "symlink leads nowhere"
+	reasonEscapes    = "symlink is absolute or leads out of the folder"
+)
+
+// follow describes what a symlink leads to; link is the state of itself.
+func (d *dir) follow(file string, link state) (state, string, error) {
+	info, err := d.root.Stat(file)
+	if err == nil && info.IsDir() {
+		return state{}, "", errNoEntry
+	}
+	if err == nil && info.Mode().IsRegular() {
+		// Only by opening it is it known that it may be read.
+		var f *os.File
+		if f, err = d.openRegular(file); err == nil {
+			f.Close()
+		}
+	}
+	if reason := linkReason(err); reason != "" {
+		return link, reason, nil
+	}
+	if err != nil {
+		return state{}, "", err
+	}
+	st := stateOf(info)
+	st.born = link.born
+	if !info.Mode().IsRegular() {
+		return st, reasonNotRegular, nil
+	}
+	return st, "", nil
+}
+
+// linkReason tells why a symlink cannot be followed; it is empty for errors that
+// are not the link's fault.
+func linkReason(err error) string {
+	var errno syscall.Errno
+	switch {
+	case err == nil || errors.Is(err, fs.ErrClosed):
+	case errors.Is(err, errNotRegular):
+		return reasonNotRegular
+	case !errors.As(err, &errno): // os.Root's own, which has no exported name
+		return reasonEscapes
+	case errno == unix.ENOENT || errno == unix.ENOTDIR || errno == unix.ELOOP:
+		return reasonDangling
+	case errors.Is(err, fs.ErrPermission):
+		return reasonDenied
+	}
+	return ""
+}

@@ -1,0 +1,197 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"chromogenic/disk"
+	"chromogenic/providers"
+)
+
+// Open opens a file, through a symlink only if that stays inside the folder. A
+// fifo, a socket or a device is never opened. The source holds the folder open
+// until it is closed.
+func (p *Provider) Open(ctx context.Context, e providers.Entry, n int) (providers.Source, error) {
+	if err := ctx.Err(); err != nil {
+		return providers.Source{}, err
+	}
+	if n != 0 {
+		return providers.Source{}, disk.Errorf(disk.NotFound, "open disk %d of %q: it has one disk", n, e.ID)
+	}
+	_, _, format, ok := p.split(e.ID)
+	if !ok || !plainName(e.ID) {
+		return providers.Source{}, disk.Errorf(disk.NotFound, "open %q: %w", e.ID, errNoEntry)
+	}
+	d, err := p.open(e.Kind)
+	if err != nil {
+		return providers.Source{}, err
+	}
+	defer d.self.Close() // the root stays open, for the files beside this one
+	img, err := d.openPinned(e.ID)
+	if err != nil {
+		d.root.Close()
+		return providers.Source{}, err
+	}
+	if v := img.state.version(); v != e.Version {
+		img.Close()
+		d.root.Close()
+		return providers.Source{}, disk.Errorf(disk.Stale, "open %q: image has changed since it was listed", e.ID)
+	}
+	return providers.Source{
+		Image:   &rooted{pinned: img, root: d.root},
+		Format:  format,
+		Name:    e.ID,
+		Resolve: d.resolve,
+	}, nil
+}
+
+// resolve opens a file beside an image. It is used only while the root is open.
+func (d *dir) resolve(name string) (disk.Image, error) {
+	if !plainName(name) {
+		return nil, disk.Errorf(disk.Malformed, "open file beside image: %q is not a plain name", name)
+	}
+	img, err := d.openPinned(name)
+	if err != nil {
+		return nil, err // not a nil *pinned
+	}
+	return img, nil
+}
+
+var errNotRegular = disk.Errorf(disk.Unsupported, "%s", reasonNotRegular)
+
+// openRegular opens a regular file for reading. The state is looked at first,
+// since opening a device may do something to it, and again behind the opening.
+func (d *dir) openRegular(file string) (*os.File, error) {
+	info, err := d.root.Stat(file)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, &os.PathError{Op: "open", Path: file, Err: errNotRegular}
+	}
+	f, err := d.root.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err = f.Stat(); err == nil && !info.Mode().IsRegular() {
+		err = &os.PathError{Op: "open", Path: file, Err: errNotRegular}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// openPinned opens a regular file as an image that is Stale after any change.
+func (d *dir) openPinned(file string) (*pinned, error) {
+	f, err := d.openRegular(file)
+	if err != nil {
+		return nil, openError(err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, explain(err)
+	}
+	img, err := disk.OpenFile(f)
+	if err != nil {
+		return nil, explain(err)
+	}
+	return &pinned{Image: img, file: f, state: stateOf(info)}, nil
+}
+
+// openError gives the error of an opening its kind: os.Root has no name for the
+// one by which it refuses a symlink.
+func openError(err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return disk.ErrClosed
+	}
+	switch linkReason(err) {
+	case reasonEscapes:
+		return disk.Errorf(disk.Policy, "%s: %w", reasonEscapes, err)
+	case reasonDangling:
+		return disk.Errorf(disk.NotFound, "%w", err)
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return disk.Hint(err, "let the user that runs chromogenic read the file")
+	}
+	return explain(err)
+}
+
+// pinned is a file as it was when it was opened. After each read, and each look
+// at the extents, the file's state is compared: a writer sets the modification
+// time before it changes the bytes, so what was read before the comparison is
+// of the version that it confirms.
+type pinned struct {
+	disk.Image
+	file  *os.File // of Image, which owns it
+	state state
+}
+
+var _ disk.Allocator = (*pinned)(nil)
+
+func (p *pinned) ReadAt(b []byte, off int64) (int, error) {
+	n, err := p.Image.ReadAt(b, off)
+	if errors.Is(err, disk.ErrClosed) {
+		return 0, err
+	}
+	if stale := p.check(); stale != nil {
+		return 0, stale
+	}
+	return n, err
+}
+
+func (p *pinned) Extent(off, n int64) (disk.Extent, error) {
+	e, err := p.Image.Extent(off, n)
+	if errors.Is(err, disk.ErrClosed) {
+		return disk.Extent{}, err
+	}
+	if stale := p.check(); stale != nil {
+		return disk.Extent{}, stale
+	}
+	return e, err
+}
+
+// Allocated is what the filesystem has allocated, in bytes.
+func (p *pinned) Allocated() int64 {
+	if n, err := disk.Allocated(p.Image); err == nil {
+		return n
+	}
+	return p.Size()
+}
+
+// check fails when the file is not as it was when it was opened.
+func (p *pinned) check() error {
+	info, err := p.file.Stat()
+	if errors.Is(err, os.ErrClosed) {
+		return disk.ErrClosed
+	}
+	if err != nil {
+		return err
+	}
+	if !stateOf(info).same(p.state) {
+		return disk.Errorf(disk.Stale, "read %q: image changed on disk while it was open", p.file.Name())
+	}
+	if nlink(info) == 0 {
+		return disk.Errorf(disk.Stale, "read %q: image was deleted or replaced while it was open", p.file.Name())
+	}
+	return nil
+}
+
+// rooted is an image that closes its folder with it.
+type rooted struct {
+	*pinned
+	root *os.Root
+	once sync.Once
+}
+
+func (r *rooted) Close() error {
+	err := r.pinned.Close()
+	r.once.Do(func() { r.root.Close() })
+	return err
+}

@@ -1,0 +1,173 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"chromogenic/disk"
+	"chromogenic/providers"
+)
+
+// copyAttempts is how often the disk of a machine is copied anew, because it was
+// written to meanwhile, before the copy is refused.
+const copyAttempts = 3
+
+// quiet is how long ago the last write must be before a copy begins: more than
+// the grain of the kernel's clock, so that a later write gives another time.
+const quiet = 20 * time.Millisecond
+
+// Snapshot captures the disk of a machine into a hidden file beside it. On a
+// filesystem with reflinks (btrfs, xfs) that takes a moment and no space, and
+// the capture is of one instant. On others the file is copied, and the copy
+// holds only if nothing was written meanwhile; with a machine that keeps writing
+// it fails as Busy.
+//
+// A folder cannot tell whether a machine is stopped, so the consistency is
+// always that of a crash. A disk that is made of several files is captured
+// without the others, and cannot be read.
+func (p *Provider) Snapshot(ctx context.Context, instance providers.Entry, spec providers.SnapSpec) (providers.Snapshot, error) {
+	s, err := p.snapshot(ctx, instance, spec)
+	if err != nil {
+		return providers.Snapshot{}, fmt.Errorf("capture %q: %w", instance.ID, err)
+	}
+	return s, nil
+}
+
+func (p *Provider) snapshot(ctx context.Context, instance providers.Entry, spec providers.SnapSpec) (providers.Snapshot, error) {
+	_, _, format, ok := p.split(instance.ID)
+	switch {
+	case spec.RequireStopped || spec.RequireFrozen:
+		return providers.Snapshot{}, disk.Hint(disk.Errorf(disk.Unsupported, "a folder cannot tell whether the machine is stopped or frozen"),
+			"stop the machine yourself, and capture with the policy auto")
+	case instance.Kind != providers.Instances || !ok || !plainName(instance.ID):
+		return providers.Snapshot{}, disk.Errorf(disk.NotFound, "it is no instance")
+	}
+	d, err := p.open(providers.Instances)
+	if err != nil {
+		return providers.Snapshot{}, err
+	}
+	// The owner alone may read what a running machine has on its disk.
+	t, err := createTemp(d, spec.Job, 0o600)
+	if err != nil {
+		return providers.Snapshot{}, disk.Hint(err, "a capture is made beside the disk, so the folder of instances must be writable")
+	}
+	img, err := t.capture(ctx, instance.ID)
+	if err != nil {
+		return providers.Snapshot{}, errors.Join(err, t.remove())
+	}
+	id := snapshotID(providers.Instances, t.name)
+	p.mu.Lock()
+	p.live[id] = t
+	p.mu.Unlock()
+	return providers.Snapshot{
+		ID:          id,
+		Taken:       time.Now(),
+		Disks:       []providers.Source{{Image: img, Format: format}},
+		Consistency: providers.Crash,
+	}, nil
+}
+
+// capture fills t with the content of a file, as of one moment, and opens it.
+func (t *temp) capture(ctx context.Context, file string) (disk.Image, error) {
+	for range copyAttempts {
+		err := t.clone(ctx, file)
+		if err == nil {
+			return t.read()
+		}
+		if disk.KindOf(err) != disk.Stale {
+			return nil, err
+		}
+	}
+	return nil, disk.Hint(disk.Errorf(disk.Busy, "the disk was written to during each of %d copies", copyAttempts),
+		"stop the machine, or keep its disk on a filesystem with reflinks (btrfs, xfs)")
+}
+
+// clone clones the file, or copies it. It is Stale when the file was written to
+// during the copy.
+func (t *temp) clone(ctx context.Context, file string) error {
+	src, err := t.dir.openPinned(file)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if unix.IoctlFileClone(int(t.file.Fd()), int(src.file.Fd())) == nil {
+		return nil
+	}
+	if wait := quiet - time.Since(src.state.mtime()); wait > 0 && wait <= quiet {
+		time.Sleep(wait)
+	}
+	if err := src.check(); err != nil {
+		return err
+	}
+	if err := t.file.Truncate(0); err != nil {
+		return explain(err)
+	}
+	if err := t.file.Truncate(src.Size()); err != nil {
+		return explain(err)
+	}
+	if err := t.fill(ctx, src, nil); err != nil {
+		return err
+	}
+	return src.check()
+}
+
+// snapshotID names a temporary of any folder.
+func snapshotID(kind providers.Kind, temp string) string {
+	return string(kind) + "/" + temp
+}
+
+// Release removes a snapshot, or one of Leftovers. One that is gone is released.
+func (p *Provider) Release(_ context.Context, id string) error {
+	p.mu.Lock()
+	t := p.live[id]
+	delete(p.live, id)
+	p.mu.Unlock()
+	if t != nil {
+		return t.remove()
+	}
+	kind, name, ok := strings.Cut(id, "/")
+	if !ok || !isTemp(name) || strings.Contains(name, "/") {
+		return disk.Errorf(disk.NotFound, "release snapshot %q: no such snapshot", id)
+	}
+	d, err := p.open(providers.Kind(kind))
+	if err != nil {
+		return fmt.Errorf("release snapshot %q: %w", id, err)
+	}
+	defer d.close()
+	f, err := d.lockTemp(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("release snapshot %q: %w", id, explain(err))
+	}
+	defer f.Close()
+	return d.root.Remove(name)
+}
+
+// Leftovers lists what crashes have left behind in both folders: unfinished
+// uploads too. What a living process is working on is not among it.
+func (p *Provider) Leftovers(context.Context) ([]string, error) {
+	var ids []string
+	for _, f := range p.folders() {
+		d, err := f.open()
+		if err != nil {
+			return nil, err
+		}
+		dead, err := d.dead()
+		d.close()
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range dead {
+			ids = append(ids, snapshotID(f.kind, name))
+		}
+	}
+	return ids, nil
+}

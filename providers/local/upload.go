@@ -1,0 +1,202 @@
+package local
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"chromogenic/disk"
+	"chromogenic/providers"
+)
+
+// digestAlgorithm is the one of disk.Sum.
+const digestAlgorithm = "tree"
+
+// Accepts gives the one format in which an image is kept: that of the spec's
+// store, else of the provider's, or the one that is handed over.
+func (p *Provider) Accepts(spec providers.Spec) ([]string, error) {
+	if p.images == nil {
+		return nil, disk.Errorf(disk.Unsupported, "take image: provider %q has no folder of images", p.name)
+	}
+	format := cmp.Or(spec.Store, p.store)
+	if format == storeSource {
+		format = spec.Format
+	}
+	if p.extension(format) == "" {
+		return nil, disk.Errorf(disk.Unsupported, "take image: format %q has no extension here", format)
+	}
+	return []string{format}, nil
+}
+
+// Begin starts an upload into a hidden file of the folder. The image's file will
+// have mode 0644 less the umask, as cp makes it. Meta and Props are not kept.
+func (p *Provider) Begin(ctx context.Context, spec providers.Spec) (providers.Upload, error) {
+	u, err := p.begin(ctx, spec)
+	if err != nil {
+		return nil, fmt.Errorf("begin upload of %.80q: %w", spec.Name, err)
+	}
+	return u, nil
+}
+
+func (p *Provider) begin(ctx context.Context, spec providers.Spec) (*upload, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	accepted, err := p.Accepts(spec)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(accepted, spec.Format) {
+		return nil, disk.Errorf(disk.Invalid, "format %q is not %q, which is stored here", spec.Format, accepted[0])
+	}
+	if spec.Size < 0 {
+		return nil, disk.Errorf(disk.Invalid, "size %d", spec.Size)
+	}
+	file, err := fileName(spec.Name, "."+p.extension(spec.Format))
+	if err != nil {
+		return nil, err
+	}
+	d, err := p.open(providers.Images)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.refuseTaken(d, spec.Name, ""); err != nil {
+		d.close()
+		return nil, err
+	}
+	t, err := createTemp(d, spec.Job, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.file.Truncate(spec.Size); err != nil { // says EFBIG before any byte is sent
+		return nil, errors.Join(explain(err), t.remove())
+	}
+	return &upload{provider: p, spec: spec, file: file, temp: t}, nil
+}
+
+// An upload is a hidden file on its way to become an image.
+type upload struct {
+	provider *Provider
+	spec     providers.Spec
+	file     string // its name to be
+	temp     *temp
+	done     bool // committed or aborted
+}
+
+// Send copies img, leaving out its holes. It refuses before the first byte when
+// the rest does not fit.
+func (u *upload) Send(ctx context.Context, img disk.Image, progress func(done int64)) error {
+	if img.Size() != u.spec.Size {
+		return disk.Errorf(disk.Invalid, "send %.80q: it has %d bytes, not %d as announced", u.spec.Name, img.Size(), u.spec.Size)
+	}
+	if err := u.temp.fill(ctx, img, progress); err != nil {
+		return fmt.Errorf("send %.80q: %w", u.spec.Name, err)
+	}
+	return nil
+}
+
+// fill copies img into the temporary, which has its size and is all hole, and
+// leaves out zeros that are none in img too.
+func (t *temp) fill(ctx context.Context, img disk.Image, progress func(done int64)) error {
+	need, err := disk.Allocated(img)
+	if err != nil {
+		return err
+	}
+	if err := t.fits(need); err != nil {
+		return err
+	}
+	return explain(disk.Copy(ctx, t.file, img, disk.CopyOptions{Progress: progress, SkipZeros: true}))
+}
+
+// Verify makes the file durable and reads it back, from the disk and not from
+// the page cache as far as the kernel obeys.
+func (u *upload) Verify(ctx context.Context) (providers.Digest, error) {
+	sum, err := u.temp.sum(ctx)
+	if err != nil {
+		return providers.Digest{}, fmt.Errorf("verify %.80q: %w", u.spec.Name, err)
+	}
+	return providers.Digest{Algorithm: digestAlgorithm, Sum: sum}, nil
+}
+
+func (t *temp) sum(ctx context.Context) (string, error) {
+	if err := t.file.Sync(); err != nil {
+		return "", err
+	}
+	unix.Fadvise(int(t.file.Fd()), 0, 0, unix.FADV_DONTNEED) // advice: its failure changes nothing
+	img, err := t.read()
+	if err != nil {
+		return "", err
+	}
+	defer img.Close()
+	return disk.Sum(ctx, img, nil)
+}
+
+// read opens the temporary once more, for reading.
+func (t *temp) read() (disk.Image, error) {
+	f, err := t.dir.openRegular(t.name)
+	if err != nil {
+		return nil, explain(err)
+	}
+	a, err := f.Stat()
+	if err == nil {
+		var b os.FileInfo
+		if b, err = t.file.Stat(); err == nil && !os.SameFile(a, b) {
+			err = disk.Errorf(disk.Stale, "temporary %q has been replaced", t.name)
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return disk.OpenFile(f)
+}
+
+// Commit gives the file its time and its name. When it returns, both survive a
+// power failure.
+func (u *upload) Commit(ctx context.Context) (providers.Entry, error) {
+	e, err := u.commit(ctx)
+	if err != nil {
+		return providers.Entry{}, fmt.Errorf("commit upload of %.80q: %w", u.spec.Name, err)
+	}
+	return e, nil
+}
+
+func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
+	if err := ctx.Err(); err != nil {
+		return providers.Entry{}, err
+	}
+	t := u.temp
+	if !u.spec.Mtime.IsZero() {
+		if err := t.dir.root.Chtimes(t.name, time.Time{}, u.spec.Mtime); err != nil {
+			return providers.Entry{}, explain(err)
+		}
+	}
+	if err := t.file.Sync(); err != nil {
+		return providers.Entry{}, explain(err)
+	}
+	e, err := u.provider.publish(t.dir, t.name, u.file, u.spec.Name)
+	if err != nil {
+		return providers.Entry{}, err
+	}
+	u.done = true
+	t.close()
+	return e, nil
+}
+
+// Abort removes the hidden file. It does so for a cancelled context too.
+func (u *upload) Abort(context.Context) error {
+	if u.done {
+		return nil
+	}
+	u.done = true
+	if err := u.temp.remove(); err != nil {
+		return fmt.Errorf("abort upload of %.80q: %w", u.spec.Name, err)
+	}
+	return nil
+}

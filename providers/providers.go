@@ -1,0 +1,199 @@
+// Package providers says what a cloud is: a Provider lists entries and opens
+// their bytes. What else a cloud can do is a small interface of its own that
+// callers assert for. Each cloud is a package below this one; none knows formats,
+// names of files or the mount.
+//
+// Errors carry a disk.Kind, given where the cloud's own error is understood.
+package providers
+
+import (
+	"context"
+	"time"
+
+	"chromogenic/disk"
+)
+
+// A Kind is what a listing is of.
+type Kind string
+
+// The kinds; their texts are the names of the directories.
+const (
+	Images    Kind = "images"
+	Instances Kind = "instances"
+)
+
+// An Entry is an image or an instance as one listing shows it.
+type Entry struct {
+	Kind             Kind
+	ID               string // unique in the provider and kind, never reused for other content with the same Version
+	Version          string // changes whenever the bytes may have changed
+	Name             string // as the owner sees it: any text, maybe shared with others, maybe empty
+	Created, Updated time.Time
+	Status           string // in the provider's word: "active", "saving"
+	Reason           string // why it cannot be read; empty for one that can
+	Format           string // of the bytes that Open gives; empty when only their beginning can tell
+	Size             int64  // bytes of the container; -1 unknown
+	VirtualSize      int64  // bytes of the virtual disk; -1 unknown
+	Meta             disk.Meta
+	Disks            []DiskInfo // of a machine with several; empty for one
+	Props            map[string]string
+}
+
+// DiskInfo is what a listing knows of one disk.
+type DiskInfo struct {
+	Device string
+	Size   int64 // bytes; -1 unknown
+}
+
+// A Source is the bytes of an entry, in a container format.
+type Source struct {
+	disk.Image
+	Format string // "raw", "qcow2"…; empty when only the bytes can tell
+	Name   string // of the file, among those that Resolve opens; empty without Resolve
+
+	// Resolve opens a file beside this one, where the provider has such a thing
+	// (an extent of a VMDK, a disk beside an OVF); nil otherwise.
+	Resolve disk.Resolver
+}
+
+// A Provider is a cloud. Its methods may be called at any time from several
+// goroutines.
+type Provider interface {
+	// Name is the directory's: [a-z0-9][a-z0-9_-]*.
+	Name() string
+
+	// List is one complete listing, or an error: never a part. It makes no call
+	// for each entry. Kinds that the provider does not have list as empty.
+	List(ctx context.Context, kind Kind) ([]Entry, error)
+
+	// Open opens the bytes of one disk of an entry, 0 for the boot disk, pinned
+	// to the entry's Version: an entry that has changed since is Stale, one
+	// that is gone NotFound, and reads after a later change fail with Stale.
+	Open(ctx context.Context, e Entry, disk int) (Source, error)
+}
+
+// A Spec says what an upload will be.
+type Spec struct {
+	Job    string // tags what is half made, so that it can be found again
+	Name   string // of the image to be
+	Format string // of the bytes: for Accepts what the source has, for Begin one that Accepts gave
+	Store  string // overrides the provider's own choice of format: "", "source" or a format
+	Size   int64  // bytes to be sent; -1 unknown, for Accepts
+	Meta   disk.Meta
+	Mtime  time.Time // kept with the image; zero is now
+	Props  map[string]string
+}
+
+// An Uploader is a provider that takes images.
+type Uploader interface {
+	// Accepts gives the formats in which the image may be sent, best first: what
+	// spec.Store, else the provider's configuration asks for. It fails where
+	// that cannot be.
+	Accepts(spec Spec) ([]string, error)
+
+	// Begin claims what is needed and refuses what can be known to fail: the
+	// name is taken (Exists), there is no room (NoSpace, Quota). Nothing is
+	// visible under the name until Commit.
+	Begin(ctx context.Context, spec Spec) (Upload, error)
+}
+
+// An Upload is one image on its way. Its methods are called in order, by one
+// goroutine; Abort may be called at any point instead of the next, and after an
+// error must be.
+type Upload interface {
+	// Send transfers img, without its holes where the cloud can do without.
+	// Progress is called with the bytes of img that are done, holes included.
+	Send(ctx context.Context, img disk.Image, progress func(done int64)) error
+
+	// Verify makes the bytes durable and gives the digest of what the
+	// destination holds, read back or as the cloud reports it.
+	Verify(ctx context.Context) (Digest, error)
+
+	// Commit makes the image visible under its name, all at once, and fails
+	// with Exists when the name has been taken meanwhile.
+	Commit(ctx context.Context) (Entry, error)
+
+	// Abort removes whatever Begin and Send made. After Commit it does nothing.
+	Abort(ctx context.Context) error
+}
+
+// A Digest is of the exact bytes of a container, by the named algorithm:
+// "tree" is disk.Digest's, the others are the clouds' own ("sha512", "md5").
+type Digest struct{ Algorithm, Sum string }
+
+// A Deleter removes an image for good. Instances are never deleted.
+type Deleter interface {
+	Delete(ctx context.Context, e Entry) error
+}
+
+// A Renamer gives an image another name, and fails with Exists when that is
+// taken.
+type Renamer interface {
+	Rename(ctx context.Context, e Entry, name string) (Entry, error)
+}
+
+// A Timer keeps the modification time that a copying program sets on an image.
+type Timer interface {
+	SetMtime(ctx context.Context, e Entry, mtime time.Time) (Entry, error)
+}
+
+// Consistency tells what state the disks of a snapshot are in.
+type Consistency string
+
+// The consistencies.
+const (
+	Crash   Consistency = "crash"   // as after a power failure
+	Frozen  Consistency = "frozen"  // filesystems were frozen by an agent
+	Stopped Consistency = "stopped" // the machine was off
+)
+
+// A SnapSpec says how to take a snapshot.
+type SnapSpec struct {
+	Job            string
+	RequireStopped bool
+	RequireFrozen  bool
+}
+
+// A Snapshot is all disks of an instance at one moment.
+type Snapshot struct {
+	ID          string
+	Taken       time.Time
+	Disks       []Source
+	Consistency Consistency
+}
+
+// A Snapshotter captures instances.
+type Snapshotter interface {
+	// Snapshot captures all disks of the instance as one set. The caller
+	// closes the sources and then calls Release.
+	Snapshot(ctx context.Context, instance Entry, spec SnapSpec) (Snapshot, error)
+
+	// Release removes the snapshot from the provider.
+	Release(ctx context.Context, id string) error
+
+	// Leftovers lists the ids of snapshots that a crash has left behind.
+	Leftovers(ctx context.Context) ([]string, error)
+}
+
+// A Pinner is a provider that can tell the place of its images from another one:
+// the folder of a disk from the empty mountpoint that an unmounted disk leaves
+// behind. Taking the one for the other would make a backup delete everything.
+type Pinner interface {
+	// Pin identifies the place where the last listing of a kind found images;
+	// empty for none. It means something to this provider only.
+	Pin(kind Kind) string
+
+	// SetPin tells, before the first listing, what Pin gave in an earlier
+	// process. An empty place that is another one is then Unreachable.
+	SetPin(kind Kind, pin string)
+
+	// Reset accepts another place, unless it is empty. It is for the owner to
+	// say so, by asking for a refresh.
+	Reset()
+}
+
+// A Prober is a provider whose entries are so cheap to open that a listing
+// should leave out those that turn out unreadable: a folder, not a cloud.
+type Prober interface {
+	ProbeOnList() bool
+}

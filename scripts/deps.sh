@@ -1,0 +1,56 @@
+#!/bin/bash
+# Installs the Debian packages whose programs the tests call, as root; for other
+# users it names what is missing and fails.
+set -euo pipefail
+
+# A line each: program, package.
+missing() {
+	while read -r program package; do
+		PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || echo "$package"
+	done <<'END'
+gcc gcc
+qemu-img qemu-utils
+qemu-io qemu-utils
+vmdkinfo libvmdk-utils
+qcowinfo libqcow-utils
+virt-v2v virt-v2v
+mkfs.ext4 e2fsprogs
+mkfs.xfs xfsprogs
+mkfs.btrfs btrfs-progs
+sfdisk fdisk
+sgdisk gdisk
+parted parted
+fusermount3 fuse3
+mount mount
+rsync rsync
+restic restic
+borg borgbackup
+getfattr attr
+setfattr attr
+getfacl acl
+strace strace
+python3 python3
+scp openssh-client
+tar tar
+fuser psmisc
+man man-db
+END
+}
+
+packages=$(missing | sort -u | tr '\n' ' ')
+[ -n "$packages" ] || exit 0
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+	echo "the tests need these Debian packages: $packages" >&2
+	echo "install them with: apt-get install $packages" >&2
+	exit 1
+fi
+echo "installing $packages"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq </dev/null
+# shellcheck disable=SC2086
+apt-get install -y -qq --no-install-recommends $packages </dev/null >/dev/null
+still=$(missing | sort -u | tr '\n' ' ')
+if [ -n "$still" ]; then
+	echo "still missing after the installation: $still" >&2
+	exit 1
+fi

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"chromogenic/disk"
+	"chromogenic/pipeline"
+)
+
+// configured loads the configuration file that is asked for, or the first that
+// is found; without any it fails as NotFound.
+func configured(asked string) (*config, error) {
+	path, err := findConfig(asked)
+	if err != nil {
+		return nil, err
+	}
+	if path == "" {
+		return nil, disk.Hint(disk.Errorf(disk.NotFound, "find configuration: there is none"),
+			"write /etc/chromogenic/config.yaml or say --config FILE; chromogenic mount DIR MOUNTPOINT needs none")
+	}
+	return loadConfig(path)
+}
+
+// folderConfig is the configuration of a mount without any: one folder, as the
+// provider local. Its state has a place of its own below the usual one, so that
+// the states of two folders never meet.
+func folderConfig(dir string) (*config, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return nil, disk.Errorf(disk.Invalid, "mount %q: it is not a folder", dir)
+	}
+	state, err := defaultStateDir()
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256([]byte(dir))
+	return &config{
+		StateDir:  filepath.Join(state, "folders", hex.EncodeToString(sum[:4])),
+		Providers: []providerConfig{{Name: "local", Type: "local", Images: dir}},
+	}, nil
+}
+
+// defaultStateDir is where the state is kept when nothing says where.
+func defaultStateDir() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/var/lib/chromogenic", nil
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "chromogenic"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", disk.Hint(disk.Errorf(disk.Invalid, "find state directory: %w", err), "say --state-dir DIR")
+	}
+	return filepath.Join(home, ".local", "state", "chromogenic"), nil
+}
+
+// stateDir is the state directory of a command: the flag, the configuration, or
+// the default.
+func (c *config) stateDir(flag string) (string, error) {
+	switch {
+	case flag != "":
+		return filepath.Abs(flag)
+	case c.StateDir != "":
+		return c.StateDir, nil
+	}
+	return defaultStateDir()
+}
+
+// open makes the pipeline of a configuration. mountpoint is where it is going to
+// be mounted, empty if it is not.
+func (c *config) open(stateDir, mountpoint string, log *slog.Logger) (*pipeline.Pipeline, error) {
+	if len(c.Providers) == 0 {
+		return nil, disk.Hint(disk.Errorf(disk.Invalid, "%s names no providers", c.Path), "add some below the key providers")
+	}
+	var sites []pipeline.Site
+	for _, p := range c.Providers {
+		provider, err := newProvider(p, mountpoint)
+		if err != nil {
+			return nil, err
+		}
+		sites = append(sites, pipeline.Site{Provider: provider, Clean: p.Clean, Snapshot: p.Snapshot})
+	}
+	return pipeline.New(pipeline.Options{
+		Sites:      sites,
+		StateDir:   stateDir,
+		SpoolLimit: c.SpoolLimit,
+		CacheSize:  c.CacheSize,
+		Log:        log,
+	})
+}
+
+// openSession makes the pipeline for a command that only lists or copies.
+//
+// One process owns the state directory. While a mount does, or when it belongs
+// to another user, the command works without it: it learns anew what it needs
+// of an image and forgets it at its end. No answer depends on what was
+// remembered.
+func openSession(c *cli.Context) (*pipeline.Pipeline, *config, error) {
+	conf, err := configured(c.String("config"))
+	if err != nil {
+		return nil, nil, err
+	}
+	dir, err := conf.stateDir(c.String("state-dir"))
+	if err != nil {
+		return nil, nil, err
+	}
+	log := quietLogger(c)
+	p, err := conf.open(dir, "", log)
+	if kind := disk.KindOf(err); kind == disk.Busy || kind == disk.Denied || kind == disk.ReadOnly {
+		log.Debug("work without the state directory", "dir", dir, "reason", err)
+		p, err = conf.open("", "", log)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return p, conf, nil
+}
