@@ -25,9 +25,9 @@ func reorder(app *cli.App, argv []string) []string {
 	flags, commands := app.Flags, app.Commands
 	for {
 		// The flags of this level, then the name of a command of the next.
-		n := leading(flags, rest)
+		n, cut := leading(flags, rest)
 		out, rest = append(out, rest[:n]...), rest[n:]
-		if len(rest) == 0 {
+		if len(rest) == 0 || cut {
 			return out
 		}
 		i := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(rest[0]) })
@@ -46,8 +46,12 @@ func reorder(app *cli.App, argv []string) []string {
 			args = append(args, rest[1:]...)
 			break
 		}
-		if n := leading(flags, rest); n > 0 {
-			out, rest = append(out, rest[:n]...), rest[n:]
+		n, cut := leading(flags, rest)
+		out, rest = append(out, rest[:n]...), rest[n:]
+		if cut {
+			return out // for cli to refuse: the arguments are no values
+		}
+		if n > 0 {
 			continue
 		}
 		args, rest = append(args, rest[0]), rest[1:]
@@ -63,17 +67,21 @@ func reorder(app *cli.App, argv []string) []string {
 func isHelp(word string) bool { return word == "--help" || word == "-help" || word == "-h" }
 
 // leading counts the words at the beginning of argv that are flags and values
-// of flags. "-" alone is an argument, and "--" ends the flags.
-func leading(flags []cli.Flag, argv []string) int {
-	n := 0
+// of flags; cut tells that the last one lacks its value. "-" alone is an
+// argument, and "--" ends the flags.
+func leading(flags []cli.Flag, argv []string) (n int, cut bool) {
 	for n < len(argv) && len(argv[n]) > 1 && argv[n][0] == '-' && argv[n] != "--" {
 		name, _, joined := strings.Cut(strings.TrimLeft(argv[n], "-"), "=")
 		n++
-		if !joined && takesValue(flags, name) {
-			n++
+		if joined || !takesValue(flags, name) {
+			continue
 		}
+		if n == len(argv) {
+			return n, true
+		}
+		n++
 	}
-	return min(n, len(argv))
+	return n, false
 }
 
 // takesValue tells whether the next word belongs to the flag. A flag that is

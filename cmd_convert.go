@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +11,7 @@ import (
 	"chromogenic/disk"
 	"chromogenic/formats"
 	"chromogenic/formats/layout"
+	"chromogenic/pipeline"
 )
 
 func convertCommand() *cli.Command {
@@ -170,7 +169,7 @@ func layOut(m *disk.Machine, f formats.Format) (*layout.File, error) {
 	if f.Name == "raw" {
 		return f.Layout(m, layout.Options{}) // without a map: its holes are those of the source
 	}
-	seed := sha256.New()
+	var seed []byte
 	frozen := disk.Machine{Meta: m.Meta}
 	for _, d := range m.Disks {
 		if f.MaxSize > 0 && d.Size() > f.MaxSize {
@@ -180,15 +179,9 @@ func layOut(m *disk.Machine, f formats.Format) (*layout.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		text, err := allocated.MarshalBinary()
-		if err != nil {
-			return nil, err
-		}
-		seed.Write(binary.BigEndian.AppendUint64(nil, uint64(d.Size())))
-		seed.Write(binary.BigEndian.AppendUint64(nil, uint64(len(text))))
-		seed.Write(text)
+		seed = append(seed, pipeline.SeedOf(allocated)...)
 		d.Image = layout.Frozen(d.Image, allocated)
 		frozen.Disks = append(frozen.Disks, d)
 	}
-	return f.Layout(&frozen, layout.Options{Seed: seed.Sum(nil)})
+	return f.Layout(&frozen, layout.Options{Seed: seed})
 }

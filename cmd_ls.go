@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -130,6 +131,7 @@ func rowsOf(c *cli.Context, p *pipeline.Pipeline, place fs.Place) ([]row, error)
 		}
 		named = []fs.Named{n}
 	}
+	slices.SortStableFunc(named, func(a, b fs.Named) int { return strings.Compare(a.Name, b.Name) })
 	rows := make([]row, 0, len(named))
 	for _, n := range named {
 		rows = append(rows, row{

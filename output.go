@@ -104,7 +104,7 @@ func (o output) fill(ctx context.Context, f *os.File, img disk.Image) error {
 
 // verify reads the file back, from the disk as far as the kernel obeys.
 func (o output) verify(ctx context.Context, f *os.File, want string) error {
-	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // advice: its failure changes nothing
+	dropCache(f)
 	again, err := os.Open(f.Name())
 	if err != nil {
 		return err
@@ -122,6 +122,11 @@ func (o output) verify(ctx context.Context, f *os.File, want string) error {
 		return disk.Errorf(disk.Malformed, "verify: digest of the file is %s, of its source %s", got, want)
 	}
 	return nil
+}
+
+// dropCache asks the kernel to forget the pages of a file.
+func dropCache(f *os.File) {
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // advice: its failure changes nothing
 }
 
 // stage reports the progress of one stage.

@@ -67,6 +67,13 @@ func runScripts(t *testing.T, want func(name string) bool) {
 			env.Setenv("CHROMOGENIC_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 			return os.MkdirAll(home, 0o755)
 		},
+		Condition: func(name string) (bool, error) {
+			if name != "configured" { // this machine has a configuration of its own
+				return false, fmt.Errorf("unknown condition %q", name)
+			}
+			_, err := os.Stat("/etc/chromogenic/config.yaml")
+			return err == nil, nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status":    cmdStatus,
 			"pattern":   cmdPattern,

@@ -181,9 +181,19 @@ func (j *job) open(ctx context.Context) error {
 func (j *job) openSource() error {
 	v := j.spec.From
 	if v == nil {
+		if s, ok := j.spec.Image.(spoolImage); ok {
+			if err := s.whole(); err != nil {
+				return err
+			}
+		}
 		src, err := decode(providers.Source{Image: j.spec.Image, Format: j.spec.Format}, true)
 		if err != nil {
 			return err
+		}
+		if src.format.Name == formatRaw {
+			if err := checkWhole(src); err != nil {
+				return err
+			}
 		}
 		return j.own(src, providers.Entry{Kind: providers.Images, Name: j.spec.Name})
 	}

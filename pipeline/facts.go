@@ -105,7 +105,7 @@ func learn(src *source, e providers.Entry) (*facts, error) {
 	mapOf := layout.MapOf
 	if e.Kind == providers.Instances {
 		// A live disk is dense, for its holes may be gone when it is captured.
-		mapOf = func(img disk.Image) (*layout.Map, error) { return layout.FullMap(img.Size()), nil }
+		mapOf = fullMapOf
 	}
 	for i, d := range src.machine.Disks {
 		m, err := mapOf(d)
@@ -137,6 +137,14 @@ func (l factsLoader) keep(key string, f *facts) error {
 		return err
 	}
 	return l.p.state.put(bucketFacts, key, enc)
+}
+
+// fullMapOf is MapOf for a disk whose holes are not to be relied on.
+func fullMapOf(img disk.Image) (*layout.Map, error) {
+	if img.Size() > layout.MaxSize {
+		return nil, disk.Errorf(disk.TooLarge, "map image: %d bytes, at most %d", img.Size(), int64(layout.MaxSize))
+	}
+	return layout.FullMap(img.Size()), nil
 }
 
 // factsWire is the encoding of facts.

@@ -18,15 +18,27 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 	}
 	buf := make([]byte, len(p))
 	var keep, out []*core
+	var broken error
 	for _, c := range cands {
-		if off+int64(len(p)) <= c.Size() && disk.ReadFull(c.image, buf, off) == nil && bytes.Equal(buf, p) {
+		var err error
+		fits := off+int64(len(p)) <= c.Size()
+		if fits {
+			err = disk.ReadFull(c.image, buf, off)
+		}
+		if fits && err == nil && bytes.Equal(buf, p) {
 			keep = append(keep, c)
-		} else {
-			out = append(out, c)
+			continue
+		}
+		out = append(out, c)
+		if err != nil && !fresh && s.telling(c) {
+			broken = err
 		}
 	}
 	if len(keep) == 0 && !fresh {
-		return false // settle needs one of them
+		// Whoever reads for the writer has met the same error, and may have put
+		// zeros in the place of what he could not read.
+		s.broken = broken
+		return false // settle needs one of the candidates
 	}
 	for _, c := range out {
 		s.p.drop(c)

@@ -33,6 +33,8 @@ type Spool struct {
 	cands []*core // whose bytes equal all that was written; each is a use
 	same  ranges
 
+	broken error // why the source of what was recognised could not be read on
+
 	file   *os.File // unlinked; nil while nothing is stored
 	stored int64    // bytes counted in Pipeline.spooled
 }
@@ -192,6 +194,7 @@ func (s *Spool) Truncate(size int64) error {
 	s.size = size
 	if size == 0 {
 		s.forget()
+		s.broken = nil
 	}
 	return nil
 }

@@ -60,7 +60,8 @@ func MapOf(img disk.Image) (*Map, error) {
 	return m, nil
 }
 
-// FullMap returns the map of a disk of size bytes whose every block is set.
+// FullMap returns the map of a disk of size bytes, at most MaxSize, whose every
+// block is set.
 func FullMap(size int64) *Map {
 	m := newMap(size)
 	m.set(0, m.Blocks())

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// backupMount mounts two images, each in four formats and with its metadata.
+// backupMount mounts three images, each in four formats.
 func backupMount(t testing.TB) *server {
 	t.Helper()
 	need(t, "qemu-img")

@@ -117,7 +117,7 @@ func TestCommandConvert(t *testing.T) {
 		}
 	}
 	bad := filepath.Join(dir, "bad.qcow2")
-	damage(t, disk, bad)
+	damage(t, bad)
 	for want, args := range map[int][]string{
 		exitVerify:   {"convert", bad, filepath.Join(dir, "never.raw")},
 		exitNotFound: {"convert", filepath.Join(dir, "nothing.raw"), filepath.Join(dir, "never.qcow2")},

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/hex"
 	"os"
 	"path/filepath"
 	"strings"
@@ -87,7 +88,7 @@ func TestDamagedSource(t *testing.T) {
 	t.Parallel()
 	needPrograms(t)
 	a, b := newSite(t, "a"), newSite(t, "b")
-	damage(t, gptExt4(t, 73), filepath.Join(a.images, "bad.qcow2"))
+	damage(t, filepath.Join(a.images, "bad.qcow2"))
 	s := mount(t, config{sites: []site{a, b}})
 	for _, p := range append(programs(), scp(t)) {
 		if p.moves {
@@ -106,10 +107,15 @@ func TestDamagedSource(t *testing.T) {
 	}
 }
 
-// damage makes a qcow2 of zlib clusters and overwrites the middle of one: its
-// tables are sound, its content is not.
-func damage(t testing.TB, disk, to string) {
+// damage makes a qcow2 of zlib clusters and overwrites some: its tables are
+// sound, its content is not.
+func damage(t testing.TB, to string) {
 	t.Helper()
+	// Text, for what does not compress is kept as it is, and damage to it
+	// cannot be seen.
+	text := []byte(hex.EncodeToString(randomBytes(8*mib, 73)))
+	disk := filepath.Join(t.TempDir(), "text.raw")
+	writeFile(t, disk, text)
 	qemuConvert("-O", "qcow2", "-c")(t, disk, to)
 	f, err := os.OpenFile(to, os.O_RDWR, 0)
 	if err != nil {
@@ -127,8 +133,8 @@ func damage(t testing.TB, disk, to string) {
 	if _, err := f.WriteAt(junk, info.Size()/2); err != nil {
 		t.Fatal(err)
 	}
-	if r := try(t, "qemu-img", "compare", "-f", "raw", disk, to); r.code == 0 {
-		t.Fatal("the damage cannot be read")
+	if r := try(t, "qemu-img", "convert", to, disk); r.code == 0 {
+		t.Fatal("qemu-img can read it")
 	}
 }
 
@@ -187,8 +193,8 @@ func TestSameAgain(t *testing.T) {
 				t.Errorf("%s of %s: exit status %d\n%s\nreasons:\n%s", p.name, src, r.code, r.out, last(s.reasons(t), 1))
 			}
 			now, _ := stored(t, b, "web")
-			if after := stat(t, now); now != file || after.Ino != before.Ino || after.Ctim != before.Ctim && !strings.HasPrefix(p.name, "rsync") && p.name != "cp-a" {
-				t.Errorf("%s of %s made the image anew: %+v is %+v", p.name, src, before, after)
+			if after := stat(t, now); now != file || after.Ino != before.Ino {
+				t.Errorf("%s of %s made the image anew: %s", p.name, src, now)
 			}
 		}
 	}

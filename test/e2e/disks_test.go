@@ -63,14 +63,17 @@ func partitioned(t testing.TB, size int64, seed uint64, mkfs func(disk, files st
 // random writes a file of random bytes, the same for the same seed.
 func random(t testing.TB, file string, size int, seed uint64) string {
 	t.Helper()
+	writeFile(t, file, randomBytes(size, seed))
+	return file
+}
+
+// randomBytes are the same for the same seed.
+func randomBytes(size int, seed uint64) []byte {
 	b := make([]byte, size)
 	var key [32]byte
 	key[0], key[1] = byte(seed), byte(seed>>8)
 	rand.NewChaCha8(key).Read(b)
-	if err := os.WriteFile(file, b, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return file
+	return b
 }
 
 // sparse makes a file that is one hole.

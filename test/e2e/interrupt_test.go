@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -38,21 +39,30 @@ func TestInterrupted(t *testing.T) {
 		}
 	}
 	for signal, sig := range signals {
-		t.Run("rsync-P-"+signal, func(t *testing.T) {
-			name := "rsync-P-" + signal
-			w := watching(s, b, s.images("b", name+".raw"))
-			cmd := command("rsync", "-P", "--bwlimit=8M", disk, s.images("b", name+".raw"))
-			start(t, cmd)
-			time.Sleep(700 * time.Millisecond)
-			cmd.Process.Signal(sig)
-			if err := cmd.Wait(); err == nil {
-				t.Skip("rsync was faster than the signal")
-			}
-			time.Sleep(300 * time.Millisecond) // its child renames the partial file
-			w.nothing(t)
-		})
+		for _, options := range []string{"-P", "-aP", "-a", "-a --inplace"} {
+			t.Run("rsync"+options+"-"+signal, func(t *testing.T) {
+				interruptRsync(t, s, b, disk, strings.Fields(options), sig)
+			})
+		}
 	}
 	noTemporaries(t, b)
+}
+
+// interruptRsync kills rsync after some of the disk has been copied.
+func interruptRsync(t *testing.T, s *server, b site, disk string, options []string, sig syscall.Signal) {
+	t.Helper()
+	name := fmt.Sprint("rsync", strings.Join(options, ""), sig)
+	dst := s.images("b", name+".raw")
+	w := watching(s, b, dst)
+	cmd := command("rsync", append(options, "--bwlimit=8M", disk, dst)...)
+	start(t, cmd)
+	time.Sleep(700 * time.Millisecond)
+	cmd.Process.Signal(sig)
+	if err := cmd.Wait(); err == nil {
+		t.Error("rsync was faster than the signal")
+	}
+	time.Sleep(300 * time.Millisecond) // its child renames the partial file
+	w.nothing(t)
 }
 
 // interruptHalfway gives the writer half of a disk through a pipe, and then a

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -54,7 +53,7 @@ func TestStaleMount(t *testing.T) {
 	syscall.Kill(s.pid, syscall.SIGKILL)
 	<-s.exit
 	s.live = false
-	if _, err := os.Stat(s.path("b")); !errors.Is(err, syscall.ENOTCONN) {
+	if _, err := readNames(s.path("b")); !errors.Is(err, syscall.ENOTCONN) {
 		t.Errorf("a killed server leaves %v, want ENOTCONN", err)
 	}
 	half.Close()
@@ -78,28 +77,6 @@ func TestSecondMount(t *testing.T) {
 		t.Errorf("a second mount with the same state directory succeeds")
 	}
 	names(t, s.images("a"))
-}
-
-// TestMetadata: the JSON beside an image is JSON, has the size that stat tells,
-// and stays what it is.
-func TestMetadata(t *testing.T) {
-	t.Parallel()
-	s := backupMount(t)
-	for _, name := range []string{"web-raw", "web-plain", "web-zlib"} {
-		path := s.images("a", name+".json")
-		first := printOf(t, path)
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var meta map[string]any
-		if err := json.Unmarshal(b, &meta); err != nil || len(meta) == 0 {
-			t.Errorf("%s: %v\n%s", path, err, b)
-		}
-		if again := printOf(t, path); again != first {
-			t.Errorf("%s changed", path)
-		}
-	}
 }
 
 // TestStale: an image that changes while it is open gives ESTALE, never the

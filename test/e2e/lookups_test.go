@@ -11,9 +11,8 @@ import (
 	"time"
 )
 
-// fuseRead is a line of strace in which the server gets a request: the first
-// four bytes are its length, the next four its opcode, in the order of x86.
-var fuseRead = regexp.MustCompile(`read\(\d+</dev/fuse>, "(?:\\x..){4}\\x(..)\\x(..)`)
+// aRead is a read of strace that gave at least eight bytes, and what it gave.
+var aRead = regexp.MustCompile(`"\\x(..)\\x(..)\\x(..)\\x(..)\\x(..)\\x(..)\\x..\\x.."\.*, \d+\) = (\d+)`)
 
 // Opcodes of linux/fuse.h.
 const (
@@ -55,7 +54,7 @@ func TestPlainLs(t *testing.T) {
 func traceFUSE(t testing.TB, s *server, act func()) map[int]int {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "trace")
-	strace := command("strace", "-f", "-y", "-xx", "-s", "8", "-e", "trace=read", "-o", file, "-p", fmt.Sprint(s.pid))
+	strace := command("strace", "-f", "-xx", "-s", "8", "-e", "trace=read", "-o", file, "-p", fmt.Sprint(s.pid))
 	start(t, strace)
 	awaitTracer(t, s.pid)
 	act()
@@ -67,10 +66,15 @@ func traceFUSE(t testing.TB, s *server, act func()) map[int]int {
 		t.Fatal(err)
 	}
 	count := map[int]int{}
-	for _, m := range fuseRead.FindAllStringSubmatch(string(b), -1) {
-		var op int
-		fmt.Sscanf(m[2]+m[1], "%x", &op)
-		count[op]++
+	for _, m := range aRead.FindAllStringSubmatch(string(b), -1) {
+		// A request begins with its length and its opcode, four bytes each in
+		// the order of x86; any other read would hardly begin with its length.
+		var length, opcode int
+		fmt.Sscanf(m[4]+m[3]+m[2]+m[1], "%x", &length)
+		fmt.Sscanf(m[6]+m[5], "%x", &opcode)
+		if fmt.Sprint(length) == m[7] {
+			count[opcode]++
+		}
 	}
 	return count
 }

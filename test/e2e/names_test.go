@@ -29,7 +29,7 @@ func strange() map[string]string {
 	return map[string]string{
 		"with spaces in it": "with spaces in it", " leading and trailing ": " leading and trailing ",
 		"50%": "50%", "50%off": "50%off", "%41": "%41", "100%25": "100%25", "a%2Fb": "a/b", "%2Fabs": "/abs", "%252F": "%2F", "%2fsmall": "%2fsmall",
-		"new%0Aline": "new\nline", "tab%09": "tab\t", "%2Ehidden": ".hidden", "%2E%2E": "..", "ends.with.dot.": "ends.with.dot.",
+		"new%0Aline": "new\nline", "tab%09": "tab\t", "%2Ehidden": ".hidden", "%2E.": "..", "%2E%2E": ".%2E", "ends.with.dot.": "ends.with.dot.",
 		"x.qcow2": "x.qcow2", "y.raw": "y.raw", "z.json": "z.json", "UPPER.QCOW2": "UPPER.QCOW2", "two.raw.vmdk": "two.raw.vmdk", "v1.2": "v1.2",
 		"tilde~deadbeef": "tilde~deadbeef", "at@20261121T030000Z": "at@20261121T030000Z", "-rf": "-rf", "*": "*", `qu"o'te\`: `qu"o'te\`,
 		"Grüße": "Grüße", "日本語": "日本語", "😀": "😀", "invalid\xff\xfe": "invalid\xff\xfe", "by-id": "by-id", "some.disks": "some.disks",
@@ -101,20 +101,20 @@ func shownNames(t testing.TB, s *server, site string) map[string]string {
 			t.Errorf("%q is listed as %q and %q", id, other, name)
 		}
 		shown[id] = name
-		for _, ext := range append(formats(), "json") {
+		for _, ext := range formats() {
 			if _, ok := slices.BinarySearch(listed, name+"."+ext); !ok {
 				t.Errorf("%s.%s is not listed", name, ext)
 			}
 		}
 	}
-	if want := len(shown) * (len(formats()) + 1); len(listed) != want {
+	if want := len(shown) * len(formats()); len(listed) != want {
 		t.Errorf("%d names are listed of %d images, want %d", len(listed), len(shown), want)
 	}
 	return shown
 }
 
-// TestNames lists 300 images, reaches each, and copies each to another
-// provider and on to a third under its name.
+// TestNames lists 300 images, reaches each, and copies those with hard names to
+// another provider and on to a third.
 func TestNames(t *testing.T) {
 	t.Parallel()
 	need(t, "qemu-img")
@@ -178,8 +178,9 @@ func newcomers(t *testing.T, s *server, a site, shown map[string]string) {
 	}
 }
 
-// roundTrip copies all images from a to b and from there to c.
+// roundTrip copies images from a to b and from there to c.
 func roundTrip(t *testing.T, s *server, all []named, shown map[string]string, c site) {
+	all = all[:80] // the strange ones, the shared ones, and some more
 	for _, step := range [][2]string{{"a", "b"}, {"b", "c"}} {
 		var args []string
 		for _, im := range all {

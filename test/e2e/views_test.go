@@ -216,7 +216,7 @@ func TestVirtV2V(t *testing.T) {
 	s := mount(t, config{sites: []site{a}})
 	for _, name := range []string{all[0].name, "two"} {
 		out := run(t, "virt-v2v", "--print-source", "-i", "ova", s.images("a", name+".ova"))
-		for _, want := range []string{"disks:", "NICs:", "virtual CPUs: "} {
+		for _, want := range []string{"source name:", "[scsi]", "NICs:"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("virt-v2v says nothing of %q:\n%s", want, out)
 			}

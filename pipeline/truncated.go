@@ -1,0 +1,165 @@
+package pipeline
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"slices"
+
+	"chromogenic/disk"
+)
+
+// A writer that was cut off closes its file like one that is done: a pipe whose
+// producer died, dd by SIGINT, rsync --inplace. So what arrives is looked at
+// before it becomes an image: by the source that it equals as far as it goes, or
+// by what the disk says of its own size. A raw disk without any structure cannot
+// be judged.
+
+// errTruncated tells of an image that has size bytes and should have want.
+func errTruncated(size, want int64, by string) error {
+	err := disk.Errorf(disk.Malformed, "image looks truncated: it has %d bytes, and %d by %s", size, want, by)
+	return disk.Hint(err, "the writer was cut off, or the image was incomplete before: copy the whole of it")
+}
+
+// whole tells why the spool is no complete copy of the view that it has been
+// recognised as.
+func (s *Spool) whole() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.broken != nil {
+		return fmt.Errorf("copy is of a source that cannot be read: %w", s.broken)
+	}
+	if s.plain {
+		return nil
+	}
+	var short *core
+	for _, c := range s.cands {
+		if c.Size() <= s.size {
+			return nil
+		}
+		short = c
+	}
+	if short == nil || !s.telling(short) {
+		return nil
+	}
+	return errTruncated(s.size, short.Size(), fmt.Sprintf("its source, %q of %s", short.Ref.Entry.Name, short.Ref.Site))
+}
+
+// telling tells whether what was recognised as c's is more than zeros, which
+// any disk may begin with.
+func (s *Spool) telling(c *core) bool {
+	for _, r := range s.same {
+		if !allZero(c.image, r.from, r.to-r.from) {
+			return true
+		}
+	}
+	return false
+}
+
+// structureSize is how much of a disk's beginning tells its size: a GPT of
+// sectors of 4096 bytes ends its header before.
+const structureSize = 8192
+
+// checkWhole refuses a raw disk that ends before what is on it does.
+func checkWhole(img disk.Image) error {
+	head := make([]byte, structureSize)
+	if err := disk.ReadFull(img, head[:min(structureSize, img.Size())], 0); err != nil {
+		return err
+	}
+	for _, c := range []struct {
+		by   string
+		size int64
+	}{{"its GPT", gptSize(head)}, {"its partition table", mbrSize(head)}, {"its ext file system", extSize(head)}, {"its XFS", xfsSize(head)}} {
+		if c.size > img.Size() {
+			return errTruncated(img.Size(), c.size, c.by)
+		}
+	}
+	return nil
+}
+
+// mbrEntries gives the four entries of a partition table, or nothing where the
+// first sector has none: a boot sector of a file system ends with the same two
+// bytes, and with program text where the entries would be.
+func mbrEntries(head []byte) (entries [][]byte) {
+	if head[510] != 0x55 || head[511] != 0xaa {
+		return nil
+	}
+	for _, at := range []int{3, 54, 82} { // of exFAT and NTFS, FAT16, FAT32
+		if name := head[at : at+5]; bytes.HasPrefix(name, []byte("FAT")) || string(name) == "EXFAT" || string(name) == "NTFS " {
+			return nil
+		}
+	}
+	for i := range 4 {
+		e := head[446+16*i:][:16]
+		if e[0]&0x7f != 0 { // the status is 0x80 or 0
+			return nil
+		}
+		entries = append(entries, e)
+	}
+	return entries
+}
+
+// protective is the type of the MBR partition that stands for a GPT (UEFI 5.2.3).
+const protective = 0xee
+
+// mbrSize is the end of the last partition, in bytes. Its unit is the sector of
+// the drive; with 512 it is never too much.
+func mbrSize(head []byte) (size int64) {
+	for _, e := range mbrEntries(head) {
+		start, count := binary.LittleEndian.Uint32(e[8:]), binary.LittleEndian.Uint32(e[12:])
+		if e[4] != 0 && e[4] != protective && start > 0 && count > 0 {
+			size = max(size, (int64(start)+int64(count))*disk.SectorSize)
+		}
+	}
+	return size
+}
+
+// gptSize is the end of the backup header, the last sector of the disk. Fields
+// are those of UEFI 5.3.2; a header whose checksum is wrong tells nothing.
+func gptSize(head []byte) int64 {
+	if !slices.ContainsFunc(mbrEntries(head), func(e []byte) bool { return e[4] == protective }) {
+		return 0
+	}
+	for _, sector := range []int64{512, 4096} {
+		h := head[sector:][:512]
+		n := binary.LittleEndian.Uint32(h[12:])
+		if string(h[:8]) != "EFI PART" || n < 92 || n > 512 {
+			continue
+		}
+		sum := crc32.ChecksumIEEE(append(append(bytes.Clone(h[:16]), 0, 0, 0, 0), h[20:n]...))
+		backup := binary.LittleEndian.Uint64(h[32:])
+		if sum == binary.LittleEndian.Uint32(h[16:]) && backup < 1<<50 {
+			return (int64(backup) + 1) * sector
+		}
+	}
+	return 0
+}
+
+// extSize is the size of an ext2, 3 or 4 on the bare disk, by its superblock at
+// offset 1024 (kernel documentation, ext4, "Super Block").
+func extSize(head []byte) int64 {
+	sb := head[1024:2048]
+	shift := binary.LittleEndian.Uint32(sb[24:])
+	if binary.LittleEndian.Uint16(sb[56:]) != 0xef53 || shift > 6 {
+		return 0
+	}
+	blocks := uint64(binary.LittleEndian.Uint32(sb[4:]))
+	const incompat64bit = 0x80
+	if binary.LittleEndian.Uint32(sb[96:])&incompat64bit != 0 {
+		blocks |= uint64(binary.LittleEndian.Uint32(sb[336:])) << 32
+	}
+	if blocks > 1<<46 {
+		return 0
+	}
+	return int64(blocks) << (10 + shift)
+}
+
+// xfsSize is the size of an XFS on the bare disk, by its superblock at offset 0.
+func xfsSize(head []byte) int64 {
+	block, blocks := int64(binary.BigEndian.Uint32(head[4:])), binary.BigEndian.Uint64(head[8:])
+	if string(head[:4]) != "XFSB" || block < 512 || block > 1<<16 || blocks > 1<<46 {
+		return 0
+	}
+	return int64(blocks) * block
+}
