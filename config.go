@@ -179,13 +179,6 @@ func text(n *yaml.Node) (string, error) {
 	return n.Value, nil
 }
 
-func textField(dst *string) field {
-	return func(n *yaml.Node) (err error) {
-		*dst, err = text(n)
-		return err
-	}
-}
-
 // choiceField takes one of a few words.
 func choiceField(dst *string, choices ...string) field {
 	return func(n *yaml.Node) error {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"chromogenic/disk"
+	"chromogenic/disk/disktest"
 )
 
 // need skips a test, or fails it in CI, when a program is not installed.
@@ -130,6 +131,7 @@ func FuzzPartitions(f *testing.F) {
 	copy(mbr[510:], "\x55\xaa")
 	f.Add(mbr)
 	f.Fuzz(func(t *testing.T, p []byte) {
+		disktest.Within(t)
 		if _, _, err := partitions(disk.Bytes(p)); err != nil {
 			t.Errorf("read of memory failed: %v", err)
 		}

@@ -11,6 +11,8 @@ import (
 
 	"chromogenic/formats"
 	"chromogenic/providers"
+
+	"chromogenic/disk/disktest"
 )
 
 func TestEncode(t *testing.T) {
@@ -208,6 +210,7 @@ func FuzzNames(f *testing.F) {
 		f.Add(s, s)
 	}
 	f.Fuzz(func(t *testing.T, a, b string) {
+		disktest.Within(t)
 		enc := Encode(a)
 		if Decode(enc) != a {
 			t.Fatalf("Decode(Encode(%q)) = %q", a, Decode(enc))

@@ -6,11 +6,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 GO=${GO:-go}
 FUZZTIME=${FUZZTIME:-5m}
+FUZZ=${FUZZ:-.} # of the targets only those that this expression finds
 export GOMEMLIMIT=${GOMEMLIMIT:-192MiB}
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-grep -rnoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed -E 's|^\./([^:]*/)?[^/:]*:[0-9]+:func (.*)$|./\1 \2|' | sort -u >"$tmp/targets"
+grep -rnoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed -E 's|^\./([^:]*/)?[^/:]*:[0-9]+:func (.*)$|./\1 \2|' | sort -u | grep -E "$FUZZ" >"$tmp/targets"
 echo "$(wc -l <"$tmp/targets") fuzz targets, $FUZZTIME each"
 while read -r package target; do
 	echo "== $package $target"
@@ -22,7 +23,7 @@ while read -r package target; do
 		cd "$package"
 		ulimit -d 262144
 		"$tmp/fuzz.test" -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "$FUZZTIME" \
-			-test.fuzzminimizetime 10s -test.parallel "${FUZZPARALLEL:-2}" -test.timeout 0 \
+			-test.fuzzminimizetime 10x -test.parallel "${FUZZPARALLEL:-2}" -test.timeout 0 \
 			-test.fuzzcachedir "$tmp/cache"
 	) </dev/null
 done <"$tmp/targets"

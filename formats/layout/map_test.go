@@ -189,6 +189,7 @@ func FuzzUnmarshalMap(f *testing.F) {
 		f.Add(p[:len(p)-1])
 	}
 	f.Fuzz(func(t *testing.T, p []byte) {
+		disktest.Within(t)
 		if len(p) >= 9 && binary.LittleEndian.Uint64(p[1:]) > 1<<40 && binary.LittleEndian.Uint64(p[1:]) <= layout.MaxSize {
 			t.Skip("valid, and slow: the bitmap takes up to 128 MiB")
 		}

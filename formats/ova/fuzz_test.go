@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"chromogenic/disk"
+	"chromogenic/disk/disktest"
 )
 
 // FuzzOpenOVA opens any bytes as an OVA, and reads what opens.
@@ -24,6 +25,7 @@ func FuzzOpenOVA(f *testing.F) {
 	f.Add(packTar(f, tar.FormatUSTAR, tarFile{name: "x.ovf", content: []byte(ovfBare)}, file0("bare.vmdk", "KDMV")))
 	f.Add(packTar(f, tar.FormatPAX, pax(file0("vm.ovf", ovfOVirt), "comment", "é")))
 	f.Fuzz(func(t *testing.T, ova []byte) {
+		disktest.Within(t)
 		Probe(ova)
 		m, err := Open(disk.Bytes(ova))
 		if err != nil {
@@ -47,6 +49,7 @@ func FuzzParseOVF(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
+		disktest.Within(t)
 		ProbeOVF(text)
 		e, err := parseEnvelope(text)
 		if err != nil {
@@ -73,6 +76,7 @@ func FuzzManifest(f *testing.F) {
 	f.Add([]byte("SHA256(disk1.vmdk)= 6d1a0f6b1a6b1a6b1a6b1a6b1a6b1a6b1a6b1a6b1a6b1a6b1a6b1a6b1a6b1a6b\r\n"))
 	f.Add([]byte("SHA1 (a(b)c) = da39a3ee5e6b4b0d3255bfef95601890afd80709\n\nSHA2-512(x)="))
 	f.Fuzz(func(t *testing.T, text []byte) {
+		disktest.Within(t)
 		m, err := parseManifest(text)
 		if err != nil {
 			return

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"chromogenic/disk"
+	"chromogenic/disk/disktest"
 )
 
 // FuzzOpen opens any bytes as an image, walks its extents and reads a little of
@@ -25,6 +26,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add(craftExtended(4<<14, 0xf0f0_0f0f))
 	backing := disk.Bytes([]byte("backing"))
 	f.Fuzz(func(t *testing.T, file []byte) {
+		disktest.Within(t)
 		start := time.Now()
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"chromogenic/disk"
+	"chromogenic/disk/disktest"
 )
 
 // FuzzOpen opens any bytes and reads what opens. Nothing may panic, hang, or take
@@ -28,6 +29,7 @@ func FuzzOpen(f *testing.F) {
 		"flat": make([]byte, 8192), "sparse": small.build(), "cowd": cowd(64, 0, func(g int64) bool { return g%3 == 0 }),
 	})
 	f.Fuzz(func(t *testing.T, p []byte) {
+		disktest.Within(t)
 		m, err := Open(disk.Bytes(p), files)
 		if err != nil {
 			if k := disk.KindOf(err); k != disk.Malformed && k != disk.Unsupported && k != disk.TooLarge {
@@ -67,6 +69,7 @@ func FuzzDescriptor(f *testing.F) {
 	f.Add("version=1\r\nencoding=\"windows-1252\"\r\nCID=1\r\nparentCID=12345678\r\nparentFileNameHint=\"x\"\r\n")
 	f.Add(`RW 1 FLAT "../../etc/passwd" 0`)
 	f.Fuzz(func(t *testing.T, s string) {
+		disktest.Within(t)
 		d, err := parseDescriptor([]byte(s))
 		if err != nil {
 			return

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"chromogenic/disk"
+	"chromogenic/disk/disktest"
 )
 
 func TestNames(t *testing.T) {
@@ -51,6 +52,7 @@ func FuzzNames(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
+		disktest.Within(t)
 		stem := encodeName(s)
 		if got := decodeName(stem); got != s {
 			t.Fatalf("name %q has stem %q, which decodes to %q", s, stem, got)
