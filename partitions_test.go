@@ -97,14 +97,14 @@ func TestPartitionsHostile(t *testing.T) {
 	}
 }
 
-// gptHeader is a disk of 64 KiB with nothing but a GPT header at sector 1. UEFI
+// gptHeader is a disk of 4 KiB with nothing but a GPT header at sector 1. UEFI
 // 2.10, table 5.5.
 func gptHeader(entries, each uint32) []byte {
-	p := make([]byte, 64<<10)
+	p := make([]byte, 4<<10)
 	h := p[512:1024]
 	copy(h, "EFI PART\x00\x00\x01\x00\x5c\x00\x00\x00")
 	binary.LittleEndian.PutUint64(h[24:], 1)
-	binary.LittleEndian.PutUint64(h[32:], 127)
+	binary.LittleEndian.PutUint64(h[32:], 7)
 	binary.LittleEndian.PutUint64(h[72:], 2)
 	binary.LittleEndian.PutUint32(h[80:], entries)
 	binary.LittleEndian.PutUint32(h[84:], each)

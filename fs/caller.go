@@ -144,6 +144,23 @@ func wait(ctx context.Context, done <-chan struct{}) bool {
 	return false
 }
 
+// holds tells whether the process has a file open, whose path ends so. A file
+// whose name the kernel has forgotten meanwhile is marked in /proc/PID/fd.
+func (p process) holds(path string) bool {
+	dir := fmt.Sprintf("/proc/%d/fd", p.pid)
+	fds, err := os.ReadDir(dir)
+	if err != nil || !p.alive() {
+		return false
+	}
+	for _, fd := range fds {
+		to, err := os.Readlink(dir + "/" + fd.Name())
+		if err == nil && strings.HasSuffix(strings.TrimSuffix(to, " (deleted)"), path) {
+			return true
+		}
+	}
+	return false
+}
+
 // isQemu tells whether the caller is one of qemu's programs, which close an
 // image more than once while they make it.
 func isQemu(ctx context.Context) bool {

@@ -14,6 +14,9 @@ import (
 //   - the caller was killed: what it wrote is cut off, now and for ever;
 //   - the file is empty: dd and shells close it once before they write;
 //   - qemu closes a disk of zeros for the first time: it goes on later;
+//   - a process closes what it has inherited and not written to, while the one
+//     that opened the file still has it: whoever starts another program has his
+//     files closed there;
 //   - nothing was written since the last commit: its result stands.
 func (g *staged) flush(ctx context.Context) error {
 	cut := killed(ctx)
@@ -38,7 +41,7 @@ func (g *staged) flush(ctx context.Context) error {
 		return disk.Errorf(disk.Interrupted, "write image: the program was killed, so what it wrote last is not published")
 	case g.spool.Size() == 0:
 		return nil
-	case g.unfinishedDisk(ctx):
+	case g.unfinishedDisk(ctx), g.inherited(ctx):
 		return nil
 	}
 	return g.commit(ctx, g.name, *g.format, g.path)
@@ -57,6 +60,17 @@ func (g *staged) unfinishedDisk(ctx context.Context) bool {
 	defer g.mu.Unlock()
 	g.blank = true
 	return true
+}
+
+// inherited tells whether the caller closes a file that it has not written to and
+// that the one who opened it still holds. Whoever has written, a cat that a shell
+// started, is told how it went.
+func (g *staged) inherited(ctx context.Context) bool {
+	by := callerProcess(ctx)
+	g.mu.Lock()
+	wrote := g.writers[by]
+	g.mu.Unlock()
+	return !wrote && by != process{} && by != g.owner && g.owner.holds("/"+g.path)
 }
 
 // commit makes an image of the file, once at a time, and keeps the result for

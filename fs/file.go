@@ -92,6 +92,9 @@ func (f *imageFile) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, 
 	if f.kind.folder != nil && f.kind.folder.unfinished(f.key(), callerProcess(ctx)) != nil {
 		return nil, 0, syscall.ESTALE // the writer looks at what it has written
 	}
+	if f.outdated(ctx) {
+		return nil, 0, syscall.ESTALE // the kernel's name is of an earlier version
+	}
 	h := &reader{f: f, refuse: f.policy()}
 	if f.instance() && f.kind.t.p.SnapshotPolicy(f.ref.Site) == "never" {
 		return nil, 0, f.fail("open", h.refuse) // a copy of it is refused too
@@ -105,6 +108,17 @@ func (f *imageFile) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, 
 		return h, fuse.FOPEN_KEEP_CACHE, 0
 	}
 	return h, fuse.FOPEN_DIRECT_IO, 0
+}
+
+// outdated tells whether the listing has the image in another version by now: a
+// program that sets the time of what it has copied makes one.
+func (f *imageFile) outdated(ctx context.Context) bool {
+	x, err := f.kind.index(ctx)
+	if err != nil {
+		return false // what is open may be read on
+	}
+	n, ok := x.ID(f.ref.Entry.ID)
+	return ok && n.Entry.Version != f.ref.Entry.Version
 }
 
 // policy tells why a plain read of a live machine is refused: it would capture
@@ -202,7 +216,7 @@ func (f *imageFile) CopyFileRange(ctx context.Context, from gofuse.FileHandle, f
 			return 0, f.fail("copy_file_range", r.refuse)
 		}
 	}
-	err := w.change(func() error { return w.g.spool.Bind(r.v, int64(fromOff), int64(toOff), int64(n)) })
+	err := w.change(ctx, func() error { return w.g.spool.Bind(r.v, int64(fromOff), int64(toOff), int64(n)) })
 	if err != nil {
 		return 0, w.g.fail("copy_file_range", err)
 	}

@@ -60,6 +60,12 @@ func missing(t *testing.T, what string) {
 // mountTwo mounts; change may alter the options, and fill the folders first.
 func mountTwo(t *testing.T, change func(m *testMount, o *Options)) *testMount {
 	t.Helper()
+	return mountSites(t, change, nil)
+}
+
+// mountSites is mountTwo with the sites or the pipeline's options changed.
+func mountSites(t *testing.T, change func(m *testMount, o *Options), sites func(o *pipeline.Options)) *testMount {
+	t.Helper()
 	needFUSE(t)
 	base := t.TempDir()
 	m := &testMount{dir: filepath.Join(base, "mnt"), a: filepath.Join(base, "a"), b: filepath.Join(base, "b"), ops: &opCounter{}, log: &syncBuffer{}}
@@ -75,12 +81,12 @@ func mountTwo(t *testing.T, change func(m *testMount, o *Options)) *testMount {
 	if change != nil {
 		change(m, &o)
 	}
-	m.mount(t, o, nil)
+	m.mount(t, o, sites)
 	return m
 }
 
-// mount makes the pipeline and mounts it; sites may be changed.
-func (m *testMount) mount(t *testing.T, o Options, change func(sites []pipeline.Site)) {
+// mount makes the pipeline and mounts it.
+func (m *testMount) mount(t *testing.T, o Options, change func(o *pipeline.Options)) {
 	t.Helper()
 	exts := map[string]string{}
 	for _, f := range formats.Table() {
@@ -96,10 +102,11 @@ func (m *testMount) mount(t *testing.T, o Options, change func(sites []pipeline.
 		}
 		sites = append(sites, pipeline.Site{Provider: p})
 	}
+	po := pipeline.Options{Sites: sites, StateDir: filepath.Join(filepath.Dir(m.dir), "state"), Log: o.Log}
 	if change != nil {
-		change(sites)
+		change(&po)
 	}
-	p, err := pipeline.New(pipeline.Options{Sites: sites, StateDir: filepath.Join(filepath.Dir(m.dir), "state"), Log: o.Log})
+	p, err := pipeline.New(po)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -178,12 +178,14 @@ type staged struct {
 	unflushed bool      // bytes have changed since the last close
 	blank     bool      // qemu has closed it as a disk of zeros
 	size      int64
-	mtime     time.Time // as the writer has set it
-	timed     bool      // mtime is set
+	mtime     time.Time        // as the writer has set it
+	timed     bool             // mtime is set
+	writers   map[process]bool // who has written
+	thread    int              // that wrote last
 }
 
 func newStaged(f *folder, key, path string, by process) *staged {
-	g := &staged{folder: f, key: key, path: path, owner: by, made: time.Now(), commits: make(chan struct{}, 1)}
+	g := &staged{folder: f, key: key, path: path, owner: by, made: time.Now(), commits: make(chan struct{}, 1), writers: map[process]bool{}}
 	g.commits <- struct{}{}
 	return g
 }

@@ -1,8 +1,11 @@
 package fs
 
 import (
+	"bufio"
 	"bytes"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -125,37 +128,69 @@ func TestCopyFileRange(t *testing.T) {
 	m.wantImage(t, "copy", disk)
 }
 
-// TestUnfinished: until it is closed an image is there for its writer alone.
+// writerScript holds a file open and goes on at each line of its input. The test
+// may not do that itself: a process that serves a mount and starts another one
+// with a file of the mount open may hang, for the child closes it and waits for
+// the parent. This one starts a program too.
+const writerScript = `
+import os, subprocess, sys
+disk = open(sys.argv[2], "rb").read()
+f = open(sys.argv[1], "wb", buffering=0)
+f.write(disk[:1<<20])
+assert os.stat(sys.argv[1]).st_size == 1<<20
+subprocess.run(["true"])
+print(flush=True); sys.stdin.readline()
+f.write(disk[1<<20:])
+os.fsync(f.fileno())
+print(flush=True); sys.stdin.readline()
+f.close()
+`
+
+// TestUnfinished: until it is closed an image is there for its writer alone, and
+// a program that the writer starts does not close it.
 func TestUnfinished(t *testing.T) {
 	m, disk := withWeb(t)
-	f, err := os.Create(m.path("b/images/new.raw"))
+	name := m.path("b/images/new.raw")
+	host := filepath.Join(t.TempDir(), "disk")
+	writeImage(t, host, disk)
+	cmd := exec.Command("python3", "-c", writerScript, name, host)
+	need(t, "python3")
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Write(disk[:1<<20]); err != nil {
+	out, err := cmd.StdoutPipe()
+	if err != nil {
 		t.Fatal(err)
 	}
-	if info, err := os.Stat(f.Name()); err != nil || info.Size() != 1<<20 {
-		t.Errorf("the writer sees %v, %v", info, err)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
-	run(t, 1, "test", "-e", f.Name())
-	run(t, 1, "cp", m.path("a/images/web.raw"), f.Name())
+	lines := bufio.NewScanner(out)
+	next := func() string {
+		t.Helper()
+		if !lines.Scan() {
+			t.Fatalf("the writer has ended: %v", lines.Err())
+		}
+		return lines.Text()
+	}
+	next()
+	_, err = os.Stat(name)
+	wantErrno(t, "stat by another process", err, syscall.ENOENT)
+	wantErrno(t, "a second writer", copyFile(host, name, 1<<20), syscall.EBUSY)
 	if got := errorAt(t, m.path("b/images")); !strings.Contains(got, "another program") {
 		t.Errorf("reason of the second writer: %s", got)
 	}
+	io.WriteString(in, "\n")
+	next()
 	m.wantNothing(t)
-	if _, err := f.WriteAt(disk[1<<20:], 1<<20); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Sync(); err != nil {
-		t.Fatal(err)
-	}
-	m.wantNothing(t)
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
 	}
 	m.wantImage(t, "new", disk)
-	run(t, 0, "cmp", f.Name(), m.path("a/images/web.raw"))
+	run(t, 0, "cmp", name, m.path("a/images/web.raw"))
 }
 
 func TestExisting(t *testing.T) {
@@ -169,11 +204,6 @@ func TestExisting(t *testing.T) {
 	run(t, 0, "dd", "if="+host, "of="+m.path("b/images/web.raw"), "conv=notrunc", "bs=64k", "count=1")
 	// Another one is refused, and what was there stays.
 	writeImage(t, host, pattern(99, 4<<20))
-	old, err := os.Open(m.path("b/images/web.raw"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer old.Close()
 	for _, args := range [][]string{
 		{"cp", host, m.path("b/images/web.raw")},
 		{"dd", "if=" + host, "of=" + m.path("b/images/web.raw"), "conv=notrunc", "bs=64k", "count=1"},
@@ -187,6 +217,13 @@ func TestExisting(t *testing.T) {
 		t.Errorf("rsync says %s", out)
 	}
 	m.wantImage(t, "web", disk)
+	// Who has it open reads what was there, while another writes and after.
+	old, err := os.Open(m.path("b/images/web.raw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	wantErrno(t, "copy over another", copyFile(host, m.path("b/images/web.raw"), 1<<20), syscall.EEXIST)
 	p := make([]byte, len(disk))
 	if _, err := old.ReadAt(p, 0); err != nil || !bytes.Equal(p, disk) {
 		t.Errorf("who had it open reads something else (%v)", err)
@@ -321,10 +358,10 @@ func TestTimes(t *testing.T) {
 	}
 	for _, name := range []string{"before", "after", "open"} {
 		info, err := os.Stat(filepath.Join(m.b, name+".raw"))
-		if err != nil || !info.ModTime().Truncate(time.Microsecond).Equal(want.Truncate(time.Microsecond)) {
+		if err != nil || info.ModTime().Sub(want).Abs() > time.Microsecond {
 			t.Errorf("%s: %v, %v", name, info, err)
 		}
-		if info, err = os.Stat(m.path("b/images/" + name + ".qcow2")); err != nil || !info.ModTime().Truncate(time.Microsecond).Equal(want.Truncate(time.Microsecond)) {
+		if info, err = os.Stat(m.path("b/images/" + name + ".qcow2")); err != nil || info.ModTime().Sub(want).Abs() > time.Microsecond {
 			t.Errorf("%s in the mount: %v, %v", name, info, err)
 		}
 	}

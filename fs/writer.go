@@ -49,13 +49,13 @@ func (g *staged) open(flags uint32) *writer {
 
 // Open opens the file once more. One that has ended is not its name's any longer,
 // so the kernel looks that up again.
-func (g *staged) Open(_ context.Context, flags uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
+func (g *staged) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
 	if g.is(published) || g.is(dropped) {
 		return nil, 0, syscall.ESTALE
 	}
 	w := g.open(flags)
 	if flags&syscall.O_TRUNC != 0 {
-		if err := w.change(func() error { return g.spool.Truncate(0) }); err != nil {
+		if err := w.change(ctx, func() error { return g.spool.Truncate(0) }); err != nil {
 			return nil, 0, g.fail("open", err)
 		}
 	}
@@ -79,7 +79,7 @@ func (g *staged) Setattr(ctx context.Context, f gofuse.FileHandle, in *fuse.SetA
 		if !isWriter {
 			w = &writer{g: g, writable: true}
 		}
-		if err := w.change(func() error { return g.spool.Truncate(int64(size)) }); err != nil {
+		if err := w.change(ctx, func() error { return g.spool.Truncate(int64(size)) }); err != nil {
 			return g.fail("setattr", err)
 		}
 	}
@@ -117,7 +117,7 @@ func (g *staged) setMtime(ctx context.Context, when time.Time) error {
 
 // change runs one change of the content. After one that fails the file cannot
 // become an image: many a program closes it as if nothing had happened.
-func (w *writer) change(do func() error) error {
+func (w *writer) change(ctx context.Context, do func() error) error {
 	if !w.writable {
 		return disk.Errorf(disk.Policy, "write file: it is open for reading only")
 	}
@@ -127,6 +127,10 @@ func (w *writer) change(do func() error) error {
 	err := do()
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if tid := callerThread(ctx); tid != g.thread {
+		g.thread = tid
+		g.writers[callerProcess(ctx)] = true
+	}
 	g.dirty, g.unflushed = true, true
 	if err != nil && (g.state == writing || g.state == published || g.state == failed) {
 		g.state, g.err = spoiled, err
@@ -144,9 +148,9 @@ func (w *writer) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResul
 }
 
 // Write spools.
-func (w *writer) Write(_ context.Context, data []byte, off int64) (uint32, syscall.Errno) {
+func (w *writer) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
 	n := 0
-	err := w.change(func() (err error) {
+	err := w.change(ctx, func() (err error) {
 		n, err = w.g.spool.WriteAt(data, off)
 		return err
 	})
@@ -158,7 +162,7 @@ func (w *writer) Write(_ context.Context, data []byte, off int64) (uint32, sysca
 
 // Allocate punches holes and extends; room is not set aside, for nobody knows yet
 // how much the image takes.
-func (w *writer) Allocate(_ context.Context, off, n uint64, mode uint32) syscall.Errno {
+func (w *writer) Allocate(ctx context.Context, off, n uint64, mode uint32) syscall.Errno {
 	keep := mode&unix.FALLOC_FL_KEEP_SIZE != 0
 	zero := false
 	switch mode &^ unix.FALLOC_FL_KEEP_SIZE {
@@ -172,7 +176,7 @@ func (w *writer) Allocate(_ context.Context, off, n uint64, mode uint32) syscall
 	if off > 1<<62 || n > 1<<62 {
 		return syscall.EFBIG
 	}
-	err := w.change(func() error {
+	err := w.change(ctx, func() error {
 		if !keep && end > w.g.spool.Size() {
 			if err := w.g.spool.Truncate(end); err != nil {
 				return err

@@ -36,7 +36,7 @@ func (s *Spool) whole() error {
 	var short *core
 	for _, c := range s.cands {
 		if c.Size() <= s.size {
-			return nil
+			return s.readGaps(c)
 		}
 		short = c
 	}
@@ -44,6 +44,26 @@ func (s *Spool) whole() error {
 		return nil
 	}
 	return errTruncated(s.size, short.Size(), fmt.Sprintf("its source, %q of %s", short.Ref.Entry.Name, short.Ref.Site))
+}
+
+// readGaps reads what c has where the writer left a hole. There may be data: not
+// every program copies blocks that no file uses. But what cannot be read was not
+// left out on purpose; rsync -S takes it for zeros.
+func (s *Spool) readGaps(c *core) error {
+	buf := make([]byte, 1<<20)
+	for off, size := int64(0), c.Size(); off < size; {
+		in, end := s.same.at(off, size)
+		e, err := c.Extent(off, end-off)
+		if err == nil && !in && !e.Zero {
+			e.Len = min(e.Len, int64(len(buf)))
+			err = disk.ReadFull(c.image, buf[:e.Len], off)
+		}
+		if err != nil {
+			return fmt.Errorf("copy is of a source that cannot be read: %w", err)
+		}
+		off = e.End()
+	}
+	return nil
 }
 
 // telling tells whether what was recognised as c's is more than zeros, which

@@ -1,0 +1,128 @@
+// Package fs is the mount: files and directories over the pipeline. It knows
+// names and errnos, no cloud, and nothing of what is inside a format.
+//
+// This is its manual: what every operation on a file means.
+//
+// # The tree
+//
+//	PROVIDER/images/NAME.FMT          an image in a format; raw, qcow2, vmdk and ova are listed
+//	PROVIDER/images/NAME.disks/       its disks one by one; resolves, is not listed
+//	PROVIDER/images/by-id/ID.FMT      a symlink to the named file; resolves, is not listed
+//	PROVIDER/images.verbatim/         the same images; what is copied in is never cleaned
+//	PROVIDER/instances/NAME.FMT       the boot disk of a live machine
+//	.chromogenic/                     status, version, errors, refresh; resolves, is not listed
+//
+// Other views (images.cleaned/, images.compressed/, images.bootable/) answer
+// ENOTSUP until they exist. A format that is not listed resolves by name.
+//
+// # Names
+//
+// A file's name is the shown name of an image and an extension. The shown name is
+// the true one with some bytes as %XX (Encode). Of several images of one name the
+// oldest keeps it, the others are NAME~ID8; so are names that are too long. A
+// lookup takes the shown name, any other spelling of the true one, or the id.
+// Creating decodes a name as a lookup does. See names.go, the only place that
+// knows all this.
+//
+// # Looking
+//
+// A file's size, times, inode number and bytes follow from provider, id, version
+// and format, and are the same on every mount. st_blocks counts what is not a
+// hole; SEEK_HOLE and SEEK_DATA work. Directories have a constant time. statfs
+// says 1 PiB, free.
+//
+// A directory is listed as a whole or not at all: a provider that cannot be
+// reached is an error of opendir, never an empty directory. Listed are images
+// that can be read, in formats that take their disk; the others resolve by name,
+// and stat tells their errno. A plain ls makes no lookup per file and opens no
+// image of a cloud. Names and attributes are kept by the kernel for a second.
+//
+// # Reading
+//
+// What is read is one version: an image that has changed gives ESTALE, or its old
+// bytes where the kernel has them. raw goes through the page cache; containers and
+// instances do not. An instance is read as its provider's snapshot policy says:
+// auto captures it at the first read; with never it cannot be opened; otherwise
+// it opens, can be copied into an images/ directory by copy_file_range, and a
+// plain read is EPERM.
+//
+// # Writing
+//
+// The mount takes new images and changes none. What is written under a public
+// name goes to a spool. It becomes an image in close(2), whose result is that of
+// the whole job: cp's exit status is true. Until then the name is there for the
+// process that writes, and for nobody else; another writer of it gets EBUSY. In
+// detail, a close of a writable descriptor (FUSE's FLUSH)
+//   - with no new bytes since the last commit gives that one's result again;
+//   - of an empty file does nothing: dd and shells close once before they write;
+//   - by a caller that a signal is killing publishes nothing, now or later;
+//   - after a write that failed, or a read of an image by the same process that
+//     failed while it was writing, publishes nothing and gives that error;
+//   - by a process that inherited the descriptor and never wrote does nothing as
+//     long as the opener has it: whoever starts a program has his files closed;
+//   - by qemu, of a disk of zeros, does nothing the first time. If qemu ends then,
+//     the disk is published a moment later, with errors in the record alone.
+//
+// More bytes after a commit, or a new open for writing by the same process within
+// ten seconds, replace what that commit made. Otherwise writing over an existing
+// image succeeds if it is the same disk, and is EEXIST at close if it is not; the
+// image is never touched, and its readers never see the writer's bytes. Opened
+// without O_TRUNC the file begins with the image's content.
+//
+// Names with a leading dot, and names in directories with a leading dot (which
+// mkdir makes), are unfinished files: anybody may see, read, rename and remove
+// them, closing them publishes nothing. Renaming one to a public name publishes
+// it, with the result in rename(2); not if it is still being written (EBUSY), nor
+// if its time is 1970 (EINTR), which is how a killed rsync marks a partial copy.
+//
+// The extension says what is handed over: an unknown one is EINVAL at creation, a
+// container under .raw is refused at close. COPY_FILE_RANGE from an image binds,
+// and moves no byte. fallocate punches holes and extends, and reserves nothing.
+// fsync makes the spool durable and publishes nothing. A modification time set
+// before the commit or after it is kept, where the provider can; chmod and chown
+// are accepted and change nothing; xattrs cannot be set (ENOTSUP).
+//
+// Renaming one image to another name of the same format renames it in the
+// provider. Leaving the directory is EPERM, never EXDEV, with which mv would copy
+// and remove. rm is EPERM unless the mount allows it (AllowDelete), which then
+// removes the image in all formats. Links and devices are EPERM.
+//
+// A caller that waits for a commit and gets a fatal signal is let go with EINTR;
+// the copy is cancelled, and what it made is removed. Signals that the caller
+// handles change nothing.
+//
+// # Errors
+//
+// The errno follows from the kind of the error alone (errno.go):
+//
+//	no such image or provider                               ENOENT
+//	the provider cannot be reached                          EHOSTUNREACH
+//	credentials missing, expired, denied by the cloud       EACCES
+//	denied by the mount's own policy                        EPERM
+//	read-only mount                                         EROFS
+//	exists with other content                               EEXIST
+//	in use, saving, locked, being written                   EBUSY
+//	cloud quota, read budget                                EDQUOT
+//	scratch space or backend full                           ENOSPC
+//	larger than the format or the cloud takes               EFBIG
+//	cannot be done                                          ENOTSUP
+//	malformed, hostile, truncated, checksum differs         EBADMSG
+//	changed or deleted while it was open                    ESTALE
+//	throttled or timed out                                  ETIMEDOUT
+//	cancelled                                               ECANCELED
+//	interrupted                                             EINTR
+//	the request makes no sense                              EINVAL
+//	anything else                                           EIO
+//
+// Every failure but a plain ENOENT leaves its reason in .chromogenic/errors (JSON
+// lines, newest last), in the log, and in the xattr user.chromogenic.error of the
+// file and of the directories above it, until something succeeds at that path.
+//
+// # How it is built
+//
+// A view of an image is one node (file.go), a file being written another
+// (staging.go, writer.go, commit.go), even under the same name: so no byte of a
+// writer can get into the pages or the size of an image. Opening an image for
+// writing answers ESTALE, by which the kernel looks the name up again and finds
+// the writer's node. Nothing here sends notifications to the kernel.
+package fs
