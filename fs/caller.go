@@ -124,24 +124,41 @@ func dying(tid int) bool {
 // dyingPoll is how often an interrupted caller is looked at.
 const dyingPoll = 100 * time.Millisecond
 
+// patient is ctx without the signals that its caller survives: it ends when a
+// fatal one waits for the caller, or by the function that it returns.
+func patient(ctx context.Context) (context.Context, context.CancelFunc) {
+	calm, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		tid := callerThread(ctx)
+		tick := time.NewTicker(dyingPoll)
+		defer tick.Stop()
+		for !dying(tid) {
+			select {
+			case <-calm.Done():
+				return
+			case <-tick.C:
+			}
+		}
+		cancel()
+	})
+	return calm, func() { stop(); cancel() }
+}
+
 // wait returns when done is closed, or false when the caller must die first.
 func wait(ctx context.Context, done <-chan struct{}) bool {
+	ctx, cancel := patient(ctx)
+	defer cancel()
 	select {
 	case <-done:
 		return true
 	case <-ctx.Done():
 	}
-	tid := callerThread(ctx)
-	tick := time.NewTicker(dyingPoll)
-	defer tick.Stop()
-	for !dying(tid) {
-		select {
-		case <-done:
-			return true
-		case <-tick.C:
-		}
+	select {
+	case <-done: // both at once
+		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // holds tells whether the process has a file open, whose path ends so. A file
@@ -161,8 +178,8 @@ func (p process) holds(path string) bool {
 	return false
 }
 
-// isQemu tells whether the caller is one of qemu's programs, which close an
+// isQemu tells whether the process is one of qemu's programs, which close an
 // image more than once while they make it.
-func isQemu(ctx context.Context) bool {
-	return strings.HasPrefix(statusField(callerProcess(ctx).pid, "Name"), "qemu")
+func (p process) isQemu() bool {
+	return p.pid != 0 && strings.HasPrefix(statusField(p.pid, "Name"), "qemu")
 }

@@ -7,6 +7,7 @@ import (
 	"chromogenic/disk"
 	"chromogenic/formats"
 	"chromogenic/pipeline"
+	"chromogenic/providers"
 )
 
 // flush is a close of a writable handle. It makes an image of a file with a
@@ -41,7 +42,7 @@ func (g *staged) flush(ctx context.Context) error {
 		return disk.Errorf(disk.Interrupted, "write image: the program was killed, so what it wrote last is not published")
 	case g.spool.Size() == 0:
 		return nil
-	case g.unfinishedDisk(ctx), g.inherited(ctx):
+	case g.unfinishedDisk(), g.inherited(ctx):
 		return nil
 	}
 	return g.commit(ctx, g.name, *g.format, g.path)
@@ -49,17 +50,36 @@ func (g *staged) flush(ctx context.Context) error {
 
 // unfinishedDisk tells whether qemu has only prepared the disk. An all-zero disk
 // is a disk too: the second time it is taken for one.
-func (g *staged) unfinishedDisk(ctx context.Context) bool {
+func (g *staged) unfinishedDisk() bool {
 	g.mu.Lock()
 	again := g.blank
 	g.mu.Unlock()
-	if again || !isQemu(ctx) || !g.spool.Blank(g.format.Name) {
+	if again || !g.qemu || !g.spool.Blank(g.format.Name) {
 		return false
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.blank = true
 	return true
+}
+
+// roomLeft tells qemu that what it writes will not fit, while it listens: it
+// ignores what its last close says. It skips zeros and writes nothing twice, so
+// its bytes are those that are stored.
+func (g *staged) roomLeft(ctx context.Context, n int) error {
+	if !g.qemu {
+		return nil
+	}
+	p, _ := g.folder.t.p.Provider(g.folder.site)
+	r, ok := p.(providers.Roomer)
+	if !ok {
+		return nil
+	}
+	room, known := r.Room(ctx)
+	if written := g.written.Add(int64(n)); known && written > room {
+		return disk.Errorf(disk.NoSpace, "write image: %d bytes are written, and provider %q has room for %d", written, g.folder.site, room)
+	}
+	return nil
 }
 
 // inherited tells whether the caller closes a file that it has not written to and

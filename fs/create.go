@@ -100,6 +100,8 @@ func trueName(e providers.Entry) string {
 // reserve begins a file over an existing image, for the process that opens it.
 // Unless it truncates, the file begins with the content that is there.
 func (f *imageFile) reserve(ctx context.Context, truncate bool) error {
+	ctx, cancel := patient(ctx)
+	defer cancel()
 	k := f.kind
 	if err := k.writable(); err != nil {
 		return err
@@ -113,6 +115,12 @@ func (f *imageFile) reserve(ctx context.Context, truncate bool) error {
 	g.name, g.format = trueName(f.ref.Entry), &row
 	if old := k.folder.unfinished(g.key, by); old != nil {
 		return nil // opened a second time by its writer
+	}
+	if by.isQemu() && !k.folder.publishedBy(g.key, by) {
+		// The errors of its last close are not qemu's to see, so what that
+		// would say of another disk is said now.
+		err := disk.Errorf(disk.Exists, "write image %q: it exists, and qemu does not notice when a close fails", g.name)
+		return disk.Hint(err, "write it under another name; cp and rsync find out whether the disk is the same")
 	}
 	if err := k.folder.add(g); err != nil {
 		return err
@@ -130,6 +138,14 @@ func (f *imageFile) reserve(ctx context.Context, truncate bool) error {
 		g.spool.Close()
 	}
 	return err
+}
+
+// publishedBy tells whether the process has itself made the image of a key.
+func (f *folder) publishedBy(key string, by process) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g := f.files[key]
+	return g != nil && g.owner == by && g.is(published)
 }
 
 // Mkdir makes a dot-directory, in which programs keep unfinished copies.

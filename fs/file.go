@@ -83,6 +83,8 @@ func (f *imageFile) Fsync(context.Context, gofuse.FileHandle, uint32) syscall.Er
 // ESTALE makes the kernel look the name up again, and Lookup then answers with
 // that file, whose first opener this call has reserved it for.
 func (f *imageFile) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
+	ctx, cancel := patient(ctx)
+	defer cancel()
 	if flags&syscall.O_ACCMODE != syscall.O_RDONLY || flags&syscall.O_TRUNC != 0 {
 		if err := f.reserve(ctx, flags&syscall.O_TRUNC != 0); err != nil {
 			return nil, 0, f.fail("open", err)

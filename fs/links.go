@@ -86,6 +86,8 @@ var (
 
 // lookupDisks finds the directory of an image's disks.
 func (k *kindNode) lookupDisks(ctx context.Context, name, stem string, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
+	ctx, cancel := patient(ctx)
+	defer cancel()
 	n, err := k.find(ctx, stem)
 	if err != nil {
 		return nil, k.fail("lookup", name, err)

@@ -23,6 +23,8 @@ type indexed struct {
 // index is that of the present listing of a site, made once for each listing: an
 // ls -l looks up every file. Who reads the whole directory wants it as it is now.
 func (t *tree) index(ctx context.Context, site string, kind providers.Kind, now bool) (*Index, error) {
+	ctx, cancel := patient(ctx)
+	defer cancel()
 	list := t.p.List
 	if now {
 		list = t.p.ListNow
@@ -49,6 +51,8 @@ const statsAtOnce = 4
 // files are the directory's entries: each image that can be read, in each listed
 // format that takes its disk.
 func (k *kindNode) files(ctx context.Context) ([]fuse.DirEntry, error) {
+	ctx, cancel := patient(ctx)
+	defer cancel()
 	x, err := k.t.index(ctx, k.site, k.view.kind, true)
 	if err != nil {
 		return nil, err

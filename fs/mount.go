@@ -165,7 +165,7 @@ func prepare(dir string) error {
 		if err := detach(dir); err != nil {
 			return fmt.Errorf("detach the dead mount that is there: %w", err)
 		}
-		kind, info, err = "", nil, nil
+		kind = ""
 		info, err = os.Stat(dir)
 	}
 	switch {

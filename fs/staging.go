@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -157,12 +158,14 @@ type staged struct {
 	gofuse.Inode
 	folder *folder
 	owner  process         // who made it
+	qemu   bool            // the owner is one of qemu's programs
 	format *formats.Format // of a public name, else nil
 	name   string          // true name, of a public one
 
 	spool   *pipeline.Spool
 	content sync.RWMutex
 	commits chan struct{} // holds one token: who has it may commit
+	written atomic.Int64  // bytes, of what qemu writes
 
 	mu        sync.Mutex
 	key, path string
@@ -185,7 +188,7 @@ type staged struct {
 }
 
 func newStaged(f *folder, key, path string, by process) *staged {
-	g := &staged{folder: f, key: key, path: path, owner: by, made: time.Now(), commits: make(chan struct{}, 1), writers: map[process]bool{}}
+	g := &staged{folder: f, key: key, path: path, owner: by, qemu: by.isQemu(), made: time.Now(), commits: make(chan struct{}, 1), writers: map[process]bool{}}
 	g.commits <- struct{}{}
 	return g
 }

@@ -151,8 +151,10 @@ func (w *writer) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResul
 func (w *writer) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
 	n := 0
 	err := w.change(ctx, func() (err error) {
-		n, err = w.g.spool.WriteAt(data, off)
-		return err
+		if n, err = w.g.spool.WriteAt(data, off); err != nil {
+			return err
+		}
+		return w.g.roomLeft(ctx, n)
 	})
 	if err != nil {
 		return 0, w.g.fail("write", err)

@@ -87,11 +87,19 @@ func (l factsLoader) Load(ctx context.Context, key string) (*facts, error) {
 			return f, l.keep(key, f)
 		}
 	}
-	switch disk.KindOf(err) {
-	case disk.Malformed, disk.Unsupported, disk.TooLarge, disk.Invalid:
+	if lasting(err) {
 		return &facts{err: err}, nil
 	}
 	return nil, err
+}
+
+// lasting tells whether err is for good: as long as the image has this version.
+func lasting(err error) bool {
+	switch disk.KindOf(err) {
+	case disk.Malformed, disk.Unsupported, disk.TooLarge, disk.Invalid:
+		return true
+	}
+	return false
 }
 
 func (l factsLoader) Reload(ctx context.Context, key string, _ *facts) (*facts, error) {

@@ -132,7 +132,9 @@ func (p *Pipeline) list(ctx context.Context, name string, kind providers.Kind, n
 }
 
 // probe looks into the entries that have no Reason yet. An image that cannot be
-// read gets one; a provider that fails is an error.
+// read for what it is gets one. One that fails otherwise, by a bad sector or
+// because it is being written, stays as it is: it exists, and a backup must not
+// take it for deleted. A provider that fails is an error.
 func (p *Pipeline) probe(ctx context.Context, site string, entries []providers.Entry) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(probers)
@@ -149,7 +151,7 @@ func (p *Pipeline) probe(ctx context.Context, site string, entries []providers.E
 				e.VirtualSize = f.Disks[0].Size
 			case disk.KindOf(err) == disk.Unreachable, ctx.Err() != nil:
 				return err
-			default:
+			case lasting(err):
 				e.Reason = err.Error()
 			}
 			return nil

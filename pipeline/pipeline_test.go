@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 
 	"chromogenic/disk"
@@ -121,20 +122,6 @@ func (b *bench) sum(site, name, format string) string {
 		b.t.Fatal(err)
 	}
 	return s
-}
-
-// names are the true names of a site's images.
-func (b *bench) names(site string) []string {
-	b.t.Helper()
-	l, err := b.List(context.Background(), site, providers.Images)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	var out []string
-	for _, e := range l.Entries {
-		out = append(out, e.Name)
-	}
-	return out
 }
 
 // files are the names of a folder, dotfiles too.
@@ -281,6 +268,38 @@ func TestFolderGoneIsNoEmptyListing(t *testing.T) {
 	}
 	_, err = b.ListNow(context.Background(), "a", providers.Images)
 	wantKind(t, err, disk.Unreachable)
+}
+
+// A doubtful provider has one image that cannot be read today.
+type doubtful struct{ err error }
+
+func (doubtful) Name() string { return "doubtful" }
+
+func (doubtful) ProbeOnList() bool { return true }
+
+func (doubtful) List(context.Context, providers.Kind) ([]providers.Entry, error) {
+	return []providers.Entry{{Kind: providers.Images, ID: "x.raw", Version: "1", Name: "x", Format: "raw"}}, nil
+}
+
+func (p doubtful) Open(context.Context, providers.Entry, int) (providers.Source, error) {
+	return providers.Source{}, p.err
+}
+
+// TestDoubtfulImagesStay holds what a listing leaves out: what is missing from
+// it, rsync --delete deletes from the backup.
+func TestDoubtfulImagesStay(t *testing.T) {
+	for _, err := range []error{syscall.EIO, syscall.EMFILE, disk.Errorf(disk.Stale, "being written")} {
+		b := newBench(t, func(o *Options) { o.Sites = append(o.Sites, Site{Provider: doubtful{err}}) })
+		if e := b.entry("doubtful", "x"); e.Reason != "" {
+			t.Errorf("%v: the image is left out: %s", err, e.Reason)
+		}
+	}
+	b := newBench(t, func(o *Options) {
+		o.Sites = append(o.Sites, Site{Provider: doubtful{disk.Errorf(disk.Malformed, "no image")}})
+	})
+	if e := b.entry("doubtful", "x"); e.Reason == "" {
+		t.Error("a malformed image has no reason")
+	}
 }
 
 func TestStateHasOneOwner(t *testing.T) {

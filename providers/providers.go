@@ -137,6 +137,12 @@ type Timer interface {
 	SetMtime(ctx context.Context, e Entry, mtime time.Time) (Entry, error)
 }
 
+// A Roomer can tell how many more bytes it takes; ok is false when it does not
+// know now.
+type Roomer interface {
+	Room(ctx context.Context) (free int64, ok bool)
+}
+
 // Consistency tells what state the disks of a snapshot are in.
 type Consistency string
 

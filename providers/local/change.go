@@ -65,12 +65,17 @@ func (p *Provider) SetMtime(ctx context.Context, e providers.Entry, mtime time.T
 		return providers.Entry{}, fmt.Errorf("set time of %q: %w", e.ID, err)
 	}
 	defer d.close()
-	if !e.Updated.Equal(mtime) {
-		if err := d.root.Chtimes(e.ID, time.Time{}, mtime); err != nil {
-			return providers.Entry{}, fmt.Errorf("set time of image: %w", explain(err))
+	now := e
+	err = d.folder.times.change(func() (before, after string, err error) {
+		if !e.Updated.Equal(mtime) {
+			if err := d.root.Chtimes(e.ID, time.Time{}, mtime); err != nil {
+				return "", "", fmt.Errorf("set time of image: %w", explain(err))
+			}
 		}
-	}
-	return p.entry(d, e.ID)
+		now, err = p.entry(d, e.ID)
+		return e.Version, now.Version, err
+	})
+	return now, err
 }
 
 // openImage opens the folder of an image that is about to be changed, and checks

@@ -18,8 +18,9 @@ import (
 // A folder is a path, and what was found behind it when files were seen there
 // first.
 type folder struct {
-	kind providers.Kind
-	path string // absolute
+	kind  providers.Kind
+	path  string // absolute
+	times retimed
 
 	mu   sync.Mutex
 	pin  *identity // nil while nothing has been seen there

@@ -74,6 +74,8 @@ var (
 	_ providers.Timer       = (*Provider)(nil)
 	_ providers.Snapshotter = (*Provider)(nil)
 	_ providers.Prober      = (*Provider)(nil)
+	_ providers.Pinner      = (*Provider)(nil)
+	_ providers.Roomer      = (*Provider)(nil)
 )
 
 // validName is the grammar of a provider's name.

@@ -36,7 +36,7 @@ func (p *Provider) Open(ctx context.Context, e providers.Entry, n int) (provider
 		d.root.Close()
 		return providers.Source{}, err
 	}
-	if v := img.state.version(); v != e.Version {
+	if v := img.state.version(); !d.folder.times.same(e.Version, v) {
 		img.Close()
 		d.root.Close()
 		return providers.Source{}, disk.Errorf(disk.Stale, "open %q: image has changed since it was listed", e.ID)
@@ -102,7 +102,7 @@ func (d *dir) openPinned(file string) (*pinned, error) {
 	if err != nil {
 		return nil, explain(err)
 	}
-	return &pinned{Image: img, file: f, state: stateOf(info)}, nil
+	return &pinned{Image: img, file: f, state: stateOf(info), times: &d.folder.times}, nil
 }
 
 // openError gives the error of an opening its kind: os.Root has no name for the
@@ -131,6 +131,7 @@ type pinned struct {
 	disk.Image
 	file  *os.File // of Image, which owns it
 	state state
+	times *retimed
 }
 
 var _ disk.Allocator = (*pinned)(nil)
@@ -174,7 +175,7 @@ func (p *pinned) check() error {
 	if err != nil {
 		return err
 	}
-	if !stateOf(info).same(p.state) {
+	if now := stateOf(info); !now.same(p.state) && !p.times.same(p.state.version(), now.version()) {
 		return disk.Errorf(disk.Stale, "read %q: image changed on disk while it was open", p.file.Name())
 	}
 	if nlink(info) == 0 {

@@ -193,3 +193,46 @@ func TestTooManyFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestSetMtimeKeepsReaders sets the time of an image while it is read, as rsync
+// --inplace and shutil do after the last byte: what is open stays readable.
+func TestSetMtimeKeepsReaders(t *testing.T) {
+	path := t.TempDir()
+	write(t, path, "x.raw", "some bytes")
+	p := makeProvider(t, Options{Images: path})
+	list := func() providers.Entry {
+		t.Helper()
+		l, err := p.List(t.Context(), providers.Images)
+		if err != nil || len(l) != 1 {
+			t.Fatalf("%v, %v", l, err)
+		}
+		return l[0]
+	}
+	first := list()
+	src, err := p.Open(t.Context(), first, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	e := first
+	for _, sec := range []int64{1_000_000_000, 1_100_000_000, 1_000_000_000} {
+		if e, err = p.SetMtime(t.Context(), e, time.Unix(sec, 0)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := src.ReadAt(make([]byte, 4), 0); err != nil {
+			t.Errorf("read after SetMtime: %v", err)
+		}
+		again, err := p.Open(t.Context(), first, 0)
+		if err != nil {
+			t.Fatalf("open of the version before SetMtime: %v", err)
+		}
+		again.Close()
+	}
+	write(t, path, "x.raw", "other byte")
+	if _, err := src.ReadAt(make([]byte, 4), 0); disk.KindOf(err) != disk.Stale {
+		t.Errorf("read after a change: %v, want stale", err)
+	}
+	if _, err := p.Open(t.Context(), first, 0); disk.KindOf(err) != disk.Stale {
+		t.Errorf("open after a change: %v, want stale", err)
+	}
+}

@@ -34,6 +34,16 @@ func (p *Provider) Accepts(spec providers.Spec) ([]string, error) {
 	return []string{format}, nil
 }
 
+// Room is what is free on the filesystem of the images.
+func (p *Provider) Room(context.Context) (int64, bool) {
+	d, err := p.open(providers.Images)
+	if err != nil {
+		return 0, false
+	}
+	defer d.close()
+	return d.free()
+}
+
 // Begin starts an upload into a hidden file of the folder. The image's file will
 // have mode 0644 less the umask, as cp makes it. Meta and Props are not kept.
 func (p *Provider) Begin(ctx context.Context, spec providers.Spec) (providers.Upload, error) {
