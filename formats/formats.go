@@ -22,6 +22,7 @@ const HeadSize = 2048
 type OpenOptions struct {
 	Name    string        // of the file itself, among those that Resolve opens; empty when it has none
 	Resolve disk.Resolver // opens the extents of a multi-extent VMDK and the disks of an OVF, by plain name
+	Checked bool          // an earlier Open has found this version of the file sound: a format may leave out what is costly
 	Backing disk.Image    // the backing image of a qcow2, only as the caller supplies it; nil refuses images that need one
 }
 
@@ -51,7 +52,12 @@ func Table() []Format {
 	return []Format{
 		{
 			Name: "qcow2", Exts: []string{"qcow2"}, MaxSize: qcow2.MaxSize, Probe: qcow2.Probe,
-			Open:   func(img disk.Image, o OpenOptions) (*disk.Machine, error) { return qcow2.Open(img, o.Backing) },
+			Open: func(img disk.Image, o OpenOptions) (*disk.Machine, error) {
+				if o.Checked {
+					return qcow2.OpenChecked(img, o.Backing)
+				}
+				return qcow2.Open(img, o.Backing)
+			},
 			Layout: qcow2.Layout,
 		},
 		{

@@ -56,7 +56,7 @@ func decodeSet(disks []providers.Source) (*source, error) {
 		return nil, err
 	}
 	for i, d := range disks {
-		one, err := decode(d, false)
+		one, err := decode(d, trust{})
 		if err != nil {
 			return fail(i, fmt.Errorf("disk %d: %w", i, err))
 		}

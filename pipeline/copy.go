@@ -186,7 +186,7 @@ func (j *job) openSource() error {
 				return err
 			}
 		}
-		src, err := decode(providers.Source{Image: j.spec.Image, Format: j.spec.Format}, true)
+		src, err := decode(providers.Source{Image: j.spec.Image, Format: j.spec.Format}, trust{ambiguous: true})
 		if err != nil {
 			return err
 		}

@@ -79,7 +79,7 @@ func (l factsLoader) Load(ctx context.Context, key string) (*facts, error) {
 		// An older program's encoding: look again.
 	}
 	// The look goes on when the first who asked gives up: others wait for it.
-	src, err := l.p.openSource(context.WithoutCancel(ctx), l.site, l.e)
+	src, err := l.p.openSource(context.WithoutCancel(ctx), l.site, l.e, false)
 	if err == nil {
 		defer src.close()
 		var f *facts

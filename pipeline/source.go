@@ -35,8 +35,9 @@ func (s *source) close() error {
 	return err
 }
 
-// openSource opens an entry at its provider and takes it apart.
-func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entry) (*source, error) {
+// openSource opens an entry at its provider and takes it apart. Checked says that
+// this was done before with the same version.
+func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entry, checked bool) (*source, error) {
 	s, err := p.site(site)
 	if err != nil {
 		return nil, err
@@ -48,7 +49,7 @@ func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entr
 	if !s.prober && e.Kind == providers.Images {
 		src.Image = p.cache.Image(imageKey(site, e), src.Image)
 	}
-	out, err := decode(src, strings.HasSuffix(e.ID, ".img"))
+	out, err := decode(src, trust{ambiguous: strings.HasSuffix(e.ID, ".img"), checked: checked})
 	if err != nil {
 		src.Close()
 		return nil, fmt.Errorf("read %s %q of %s: %w", e.Kind, e.Name, site, err)
@@ -56,13 +57,17 @@ func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entr
 	return out, nil
 }
 
-// decode takes a container apart. Where the format is stated it is that one;
-// ambiguous says that "raw" is only the habit of a name such as x.img, so that a
-// container under it is refused and not served as the disk it is not.
-func decode(src providers.Source, ambiguous bool) (*source, error) {
+// trust is what is known of a container before it is opened.
+type trust struct {
+	ambiguous bool // "raw" is only the habit of a name such as x.img: a container under it is refused, and not served as the disk it is not
+	checked   bool // it has been opened before
+}
+
+// decode takes a container apart. Where the format is stated it is that one.
+func decode(src providers.Source, t trust) (*source, error) {
 	s := &source{Image: src.Image}
 	stated := src.Format
-	if stated == "" || stated == formatRaw && ambiguous {
+	if stated == "" || stated == formatRaw && t.ambiguous {
 		found, err := formats.Detect(src)
 		if err != nil {
 			return nil, err
@@ -84,7 +89,7 @@ func decode(src providers.Source, ambiguous bool) (*source, error) {
 			return src.Resolve(name)
 		}
 	}
-	s.machine, err = s.format.Open(src.Image, formats.OpenOptions{Name: src.Name, Resolve: resolve})
+	s.machine, err = s.format.Open(src.Image, formats.OpenOptions{Name: src.Name, Resolve: resolve, Checked: t.checked})
 	return s, err
 }
 

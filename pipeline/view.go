@@ -123,7 +123,7 @@ func (p *Pipeline) compose(ctx context.Context, r Ref) (*core, error) {
 		if r.Entry.Kind == providers.Instances {
 			return p.capture(bg, r.Site, r.Entry)
 		}
-		return p.openSource(bg, r.Site, r.Entry)
+		return p.openSource(bg, r.Site, r.Entry, true) // for its facts
 	}}
 	if c.image, err = c.lay(r.Format, nil); err != nil {
 		return nil, fmt.Errorf("show %q of %s as %s: %w", r.Entry.Name, r.Site, r.Format, err)

@@ -3,6 +3,7 @@ package qcow2
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"chromogenic/disk"
@@ -39,7 +40,14 @@ type image struct {
 // backing file needs backing, which stays the caller's as img does; its name is
 // never opened. Errors are of kind Malformed or Unsupported, or those of the
 // images; a backing that the image does not ask for is Invalid.
-func Open(img, backing disk.Image) (*disk.Machine, error) {
+func Open(img, backing disk.Image) (*disk.Machine, error) { return open(img, backing, false) }
+
+// OpenChecked is Open of a file that an earlier Open has found sound, at the same
+// version: its L2 tables, 128 MiB for a full disk of 1 TiB, are not walked again.
+// A file that has changed all the same is still read within its bounds.
+func OpenChecked(img, backing disk.Image) (*disk.Machine, error) { return open(img, backing, true) }
+
+func open(img, backing disk.Image, checked bool) (*disk.Machine, error) {
 	h, err := readHeader(img)
 	if err != nil {
 		return nil, err
@@ -61,7 +69,9 @@ func Open(img, backing disk.Image) (*disk.Machine, error) {
 	if d.l1, err = readL1(h, img); err != nil {
 		return nil, err
 	}
-	if err := d.check(h); err != nil {
+	if checked {
+		d.whole = slices.Repeat([]kind{mixed}, len(d.l1))
+	} else if err := d.check(h); err != nil {
 		return nil, err
 	}
 	return &disk.Machine{Disks: []disk.Disk{{Image: d}}}, nil
@@ -155,7 +165,7 @@ func (d *image) readRun(p []byte, r run, off int64) error {
 // the tables were checked, so the file has changed.
 func (d *image) readHost(p []byte, off int64) error {
 	if size := d.src.Size(); off > size-int64(len(p)) {
-		return disk.Errorf(disk.Malformed, "cluster at offset %d is behind the end of the file at %d", off, size)
+		return disk.Errorf(disk.Malformed, "%d bytes at offset %d are behind the end of the file at %d", len(p), off, size)
 	}
 	return disk.ReadFull(d.src, p, off)
 }

@@ -1,10 +1,6 @@
 package qcow2
 
-import (
-	"encoding/binary"
-
-	"chromogenic/disk"
-)
+import "encoding/binary"
 
 // A kind says where the bytes of a run come from.
 type kind byte
@@ -79,7 +75,7 @@ func (d *image) slice(table, entry int64) ([]byte, error) {
 	off := table + in&^(size-1)
 	p, err := d.slices.get(off, func() ([]byte, error) {
 		p := make([]byte, size)
-		return p, disk.ReadFull(d.src, p, off)
+		return p, d.readHost(p, off)
 	})
 	if err != nil {
 		return nil, err
