@@ -81,6 +81,10 @@ func serve(c *cli.Context, waiting *parent) error {
 	if err != nil {
 		return err
 	}
+	// From before the mount is there, for whoever sees it may send one.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGUSR1)
+	defer signal.Stop(signals)
 	server, err := fs.Mount(c.Context, fs.Options{
 		Pipeline:    p,
 		Mountpoint:  m.mountpoint,
@@ -103,7 +107,7 @@ func serve(c *cli.Context, waiting *parent) error {
 	if err := waiting.live(); err != nil {
 		m.log.Warn("leave folder", "error", err)
 	}
-	err = m.wait(c.Context, p, server)
+	err = m.wait(c.Context, signals, p, server)
 	m.log.Info("unmounted", "mountpoint", m.mountpoint)
 	return errors.Join(err, p.Close())
 }
@@ -201,10 +205,7 @@ const patience = 5 * time.Second
 
 // wait serves until somebody unmounts, or the context ends; then it unmounts
 // itself.
-func (m *mounting) wait(ctx context.Context, p *pipeline.Pipeline, server *fs.Server) error {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGUSR1)
-	defer signal.Stop(signals)
+func (m *mounting) wait(ctx context.Context, signals <-chan os.Signal, p *pipeline.Pipeline, server *fs.Server) error {
 	ended := make(chan struct{})
 	go func() {
 		server.Wait()

@@ -282,12 +282,10 @@ func (j *job) layOut() error {
 		}
 		return d
 	}
-	whole := *j.src
-	whole.Ref.Disk = j.diskOf()
 	if j.format == formatRaw {
 		wrap = nil // the bytes sent are the disk: one digest serves for both
 	}
-	img, err := whole.lay(j.format, wrap)
+	img, err := j.src.lay(j.format, j.diskOf(), wrap)
 	if err != nil {
 		return err
 	}

@@ -125,16 +125,16 @@ func (p *Pipeline) compose(ctx context.Context, r Ref) (*core, error) {
 		}
 		return p.openSource(bg, r.Site, r.Entry, true) // for its facts
 	}}
-	if c.image, err = c.lay(r.Format, nil); err != nil {
+	if c.image, err = c.lay(r.Format, r.Disk, nil); err != nil {
 		return nil, fmt.Errorf("show %q of %s as %s: %w", r.Entry.Name, r.Site, r.Format, err)
 	}
 	return c, nil
 }
 
-// lay makes the bytes of the image in a format: the source's own container
-// where it is of that format, a layout of its disks otherwise. Each disk passes
-// through wrap, which may be nil.
-func (c *core) lay(format string, wrap func(disk.Image) disk.Image) (disk.Image, error) {
+// lay makes the bytes of disk n of the image in a format, of all disks for an
+// ova: the source's own container where it is of that format, a layout
+// otherwise. Each disk passes through wrap, which may be nil.
+func (c *core) lay(format string, n int, wrap func(disk.Image) disk.Image) (disk.Image, error) {
 	row, err := rowOf(format)
 	if err != nil {
 		return nil, err
@@ -142,15 +142,15 @@ func (c *core) lay(format string, wrap func(disk.Image) disk.Image) (disk.Image,
 	if row.Layout == nil {
 		return nil, disk.Errorf(disk.Unsupported, "lay out %s: the format can only be read", format)
 	}
-	if c.passes(format) {
+	if c.passes(format, n) {
 		return c.container(), nil
 	}
 	m := c.machine(wrap)
 	if format != formatOVA {
-		if c.Ref.Disk >= len(m.Disks) {
-			return nil, disk.Errorf(disk.NotFound, "find disk %d: the image holds %d", c.Ref.Disk, len(m.Disks))
+		if n >= len(m.Disks) {
+			return nil, disk.Errorf(disk.NotFound, "find disk %d: the image holds %d", n, len(m.Disks))
 		}
-		m.Disks = m.Disks[c.Ref.Disk : c.Ref.Disk+1]
+		m.Disks = m.Disks[n : n+1]
 	}
 	if format == formatRaw {
 		return m.Disks[0].Image, nil
@@ -161,9 +161,10 @@ func (c *core) lay(format string, wrap func(disk.Image) disk.Image) (disk.Image,
 // formatOVA is the name of the format that holds all disks of a machine.
 const formatOVA = "ova"
 
-// passes tells whether the source's own bytes are the image in a format.
-func (c *core) passes(format string) bool {
-	return c.facts.Contained && format == c.facts.Format && format != formatRaw && c.Ref.Disk == 0
+// passes tells whether the source's own bytes are disk n of the image in a
+// format.
+func (c *core) passes(format string, n int) bool {
+	return c.facts.Contained && format == c.facts.Format && format != formatRaw && n == 0
 }
 
 // container is the source's own bytes.

@@ -2,6 +2,7 @@
 # Reads the output of go test -v. Shows packages, failures and skipped tests with
 # their reasons, and at the end how many tests there were.
 exec awk '
+{ fflush() }
 /^ *--- PASS/ { pass++; next }
 /^ *--- SKIP/ { skip++; print; show = 2; next }
 /^ *--- FAIL/ { fail++; print; failed = 1; next }
