@@ -186,7 +186,7 @@ func (g *staged) release() {
 		return
 	}
 	if g.state != writing {
-		if g.public() || g.state == dropped {
+		if g.public() || g.state == dropped || g.state == published {
 			g.spool.Close()
 		}
 		return

@@ -43,7 +43,7 @@ type job struct {
 	format   string     // of what is stored
 	payload  disk.Image // the bytes to send
 	bytes    *disk.Digester
-	guest    *disk.Digester // over the boot disk; nil when the payload does not read it
+	guest    *disk.Digester // over the disk that is copied, the boot disk of several; nil when the payload does not read it
 }
 
 // Copy runs one copy to its end. When it returns without an error the image is
@@ -255,6 +255,9 @@ func (j *job) clean() error {
 // where it is known, else as handed over. An ova or qcow2 that was only a view
 // is never stored.
 func (j *job) natural() string {
+	if j.diskOf() > 0 {
+		return formatRaw // one disk of a machine is not its container
+	}
 	if f := j.src.facts.Format; f != "ovf" {
 		return f
 	}
@@ -275,9 +278,9 @@ func (j *job) layOut() error {
 	}
 	j.format = accepts[0]
 	j.rec.Format = j.format
-	wrap := func(img disk.Image) disk.Image {
+	wrap := func(i int, img disk.Image) disk.Image {
 		d := disk.NewDigester(img)
-		if j.guest == nil {
+		if i == j.diskOf() {
 			j.guest = d
 		}
 		return d
@@ -295,7 +298,7 @@ func (j *job) layOut() error {
 	return err
 }
 
-// diskOf is the disk that is copied; an ova holds them all.
+// diskOf is the disk that is copied; with the boot disk an ova holds them all.
 func (j *job) diskOf() int {
 	if j.spec.From == nil {
 		return 0
@@ -343,7 +346,8 @@ func (j *job) upload(ctx context.Context) (err error) {
 		}
 		j.rec.Entry = &e
 		j.p.Forget(j.spec.Site)
-		return j.p.keepDigest(j.spec.Site, e, 0, j.rec.GuestDigest)
+		j.p.keepDigest(j.spec.Site, e, 0, j.rec.GuestDigest)
+		return nil
 	})
 }
 
@@ -403,14 +407,12 @@ func (j *job) guestDigest(ctx context.Context, sent string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("digest virtual disk: %w", err)
 	}
-	if v := j.spec.From; v != nil && v.Ref.Entry.Kind == providers.Images {
+	if v := j.spec.From; v != nil && v.Ref.Entry.Kind == providers.Images && !v.facts.Parts {
 		if old := j.p.KnownDigest(v.Ref); old != "" && old != now {
 			err := disk.Errorf(disk.Malformed, "read source: digest %s, it was %s before", now, old)
 			return "", disk.Hint(err, "the storage of the source gives other bytes than before: check it")
 		}
-		if err := j.p.keepDigest(v.Ref.Site, v.Ref.Entry, v.Ref.Disk, now); err != nil {
-			return "", err
-		}
+		j.p.keepDigest(v.Ref.Site, v.Ref.Entry, v.Ref.Disk, now)
 	}
 	return cmp.Or(now, sent), nil
 }

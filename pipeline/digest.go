@@ -15,8 +15,10 @@ func digestKey(site string, e providers.Entry, n int) string {
 	return imageKey(site, e) + "\x00" + strconv.Itoa(n)
 }
 
-func (p *Pipeline) keepDigest(site string, e providers.Entry, n int, sum string) error {
-	return p.state.put(bucketDigests, digestKey(site, e, n), []byte(sum))
+// keepDigest remembers a digest. It can be found out again, so that a state which
+// cannot be written is no reason for a copy to fail.
+func (p *Pipeline) keepDigest(site string, e providers.Entry, n int, sum string) {
+	p.remember(bucketDigests, digestKey(site, e, n), []byte(sum))
 }
 
 // KnownDigest is GuestDigest if it costs nothing, else empty.
@@ -27,7 +29,11 @@ func (p *Pipeline) KnownDigest(r Ref) string {
 // GuestDigest is the digest of the virtual disk (disk.Sum), from the state where
 // it is known, by reading the whole disk otherwise.
 func (p *Pipeline) GuestDigest(ctx context.Context, r Ref) (string, error) {
-	if sum := p.KnownDigest(r); sum != "" {
+	f, err := p.facts(ctx, r.Site, r.Entry)
+	if err != nil {
+		return "", err
+	}
+	if sum := p.KnownDigest(r); sum != "" && !f.Parts {
 		return sum, nil
 	}
 	r.Format = formatRaw
@@ -40,13 +46,16 @@ func (p *Pipeline) GuestDigest(ctx context.Context, r Ref) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("digest %q of %s: %w", r.Entry.Name, r.Site, err)
 	}
-	return sum, p.keepDigest(r.Site, r.Entry, r.Disk, sum)
+	if !f.fluid {
+		p.keepDigest(r.Site, r.Entry, r.Disk, sum)
+	}
+	return sum, nil
 }
 
 // taken lists the images of the destination that have the name already, but for
 // the one that is replaced.
 func (j *job) taken(ctx context.Context) ([]providers.Entry, error) {
-	l, err := j.p.List(ctx, j.spec.Site, providers.Images)
+	l, err := j.p.ListNow(ctx, j.spec.Site, providers.Images)
 	if err != nil {
 		return nil, err
 	}
@@ -73,8 +82,9 @@ func (j *job) compare(ctx context.Context) error {
 		}
 		if same {
 			j.rec.Unchanged = true
-			j.rec.Entry = &taken[i]
-			return j.keepMtime(ctx, taken[i])
+			now, err := j.keepMtime(ctx, taken[i])
+			j.rec.Entry = &now
+			return err
 		}
 	}
 	if len(taken) > 0 {
@@ -90,7 +100,7 @@ func (j *job) same(ctx context.Context, e providers.Entry) (bool, error) {
 	if e.Reason != "" {
 		return false, nil
 	}
-	if v := j.spec.From; v != nil && v.Ref.Site == j.spec.Site && v.Ref.Entry.ID == e.ID && v.Ref.Entry.Kind == e.Kind {
+	if v := j.spec.From; v != nil && v.Ref.Disk == 0 && imageKey(v.Ref.Site, v.Ref.Entry) == imageKey(j.spec.Site, e) {
 		return true, nil
 	}
 	f, err := j.p.facts(ctx, j.spec.Site, e)
@@ -98,7 +108,7 @@ func (j *job) same(ctx context.Context, e providers.Entry) (bool, error) {
 		return false, err
 	}
 	first, last := 0, len(j.src.facts.Disks)
-	if v := j.spec.From; v != nil && v.Ref.Format != formatOVA {
+	if v := j.spec.From; v != nil && (v.Ref.Format != formatOVA || v.Ref.Disk > 0) {
 		first, last = v.Ref.Disk, v.Ref.Disk+1
 	}
 	if last-first > len(f.Disks) {
@@ -138,12 +148,11 @@ func padded(size int64) int64 {
 }
 
 // keepMtime gives an image that stays the time that its writer asks for.
-func (j *job) keepMtime(ctx context.Context, e providers.Entry) error {
+func (j *job) keepMtime(ctx context.Context, e providers.Entry) (providers.Entry, error) {
 	if j.spec.Mtime.IsZero() || j.spec.Mtime.Equal(e.Updated) {
-		return nil
+		return e, nil
 	}
-	_, err := j.p.SetMtime(ctx, j.spec.Site, e, j.spec.Mtime)
-	return err
+	return j.p.SetMtime(ctx, j.spec.Site, e, j.spec.Mtime)
 }
 
 // SetMtime keeps the modification time that a copying program sets on an image,
@@ -168,8 +177,6 @@ func (p *Pipeline) SetMtime(ctx context.Context, name string, e providers.Entry,
 		if sum == "" {
 			return now, nil
 		}
-		if err := p.keepDigest(name, now, n, sum); err != nil {
-			return now, err
-		}
+		p.keepDigest(name, now, n, sum)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/gob"
 	"fmt"
 	"strings"
+	"time"
 
 	"chromogenic/disk"
 	"chromogenic/formats"
@@ -17,18 +18,28 @@ import (
 // The others come back from the state when they are needed.
 const factsBudget = 32 << 20
 
+// fluidTime is how long facts hold that may be others in a moment: of an image
+// that was written so short ago that a clock of coarse ticks (2 s on FAT) need not
+// show the next write, of one whose parts lie in several files, for the version is
+// that of one, and of one that cannot be read.
+const fluidTime = 3 * time.Second
+
 // facts are what one look into an image has told: enough for the size and the
 // layout of every format, without its bytes. They hold for one version, and are
-// kept for ever, so that what was laid out once is laid out so again.
+// kept for ever, so that what was laid out once is laid out so again; those that
+// are fluid are neither kept nor relied on for long.
 type facts struct {
 	Format    string // of the container
 	Contained bool   // it is one file, so that it can be handed on as it is
+	Parts     bool   // it is several files
 	FileSize  int64
 	File      *layout.Map // holes of the container; nil unless Contained and not raw
 	Disks     []diskFacts
 	Meta      disk.Meta
 
-	err error // why the image cannot be read, for good; not kept beyond the process
+	err     error // why the image cannot be read
+	fluid   bool
+	learned time.Time
 }
 
 type diskFacts struct {
@@ -57,7 +68,12 @@ func imageKey(site string, e providers.Entry) string {
 // facts gives what is known of an image, and looks into it where nothing is. An
 // image that cannot be read for good is an error here too, remembered.
 func (p *Pipeline) facts(ctx context.Context, site string, e providers.Entry) (*facts, error) {
-	f, err := p.known.Get(ctx, imageKey(site, e), factsLoader{p, site, e})
+	key, load := imageKey(site, e), factsLoader{p, site, e}
+	f, err := p.known.Get(ctx, key, load)
+	if err == nil && f.fluid && time.Since(f.learned) > fluidTime {
+		p.known.Invalidate(key)
+		f, err = p.known.Get(ctx, key, load)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -84,11 +100,16 @@ func (l factsLoader) Load(ctx context.Context, key string) (*facts, error) {
 		defer src.close()
 		var f *facts
 		if f, err = learn(src, l.e); err == nil {
-			return f, l.keep(key, f)
+			f.learned = time.Now()
+			f.fluid = f.Parts || l.e.Kind == providers.Instances || f.learned.Sub(l.e.Updated) < fluidTime
+			if !f.fluid {
+				l.keep(key, f)
+			}
+			return f, nil
 		}
 	}
 	if lasting(err) {
-		return &facts{err: err}, nil
+		return &facts{err: err, fluid: true, learned: time.Now()}, nil
 	}
 	return nil, err
 }
@@ -109,6 +130,7 @@ func (l factsLoader) Reload(ctx context.Context, key string, _ *facts) (*facts, 
 // learn looks into an open source: tables, no content.
 func learn(src *source, e providers.Entry) (*facts, error) {
 	f := &facts{Format: src.format.Name, FileSize: src.Size(), Meta: src.machine.Meta}
+	f.Parts = src.resolved
 	f.Contained = !src.resolved && src.format.Layout != nil && e.Kind == providers.Images
 	mapOf := layout.MapOf
 	if e.Kind == providers.Instances {
@@ -134,17 +156,14 @@ func learn(src *source, e providers.Entry) (*facts, error) {
 	return f, nil
 }
 
-// keep writes facts into the state. A live disk's are not kept: it is never the
-// same twice.
-func (l factsLoader) keep(key string, f *facts) error {
-	if l.e.Kind == providers.Instances {
-		return nil
-	}
+// keep writes facts into the state.
+func (l factsLoader) keep(key string, f *facts) {
 	enc, err := f.encode()
 	if err != nil {
-		return err
+		l.p.log.Warn("write state", "error", err)
+		return
 	}
-	return l.p.state.put(bucketFacts, key, enc)
+	l.p.remember(bucketFacts, key, enc)
 }
 
 // fullMapOf is MapOf for a disk whose holes are not to be relied on.

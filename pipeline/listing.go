@@ -111,7 +111,7 @@ func (p *Pipeline) list(ctx context.Context, name string, kind providers.Kind, n
 	}
 	entries, err := s.provider.List(ctx, kind)
 	if err == nil {
-		err = p.keepPin(s, kind)
+		p.keepPin(s, kind)
 	}
 	if err == nil && s.prober {
 		err = p.probe(ctx, name, entries)
@@ -186,17 +186,16 @@ func (p *Pipeline) Refresh() {
 }
 
 // keepPin remembers where a listing came from, for the next process.
-func (p *Pipeline) keepPin(s *site, kind providers.Kind) error {
+func (p *Pipeline) keepPin(s *site, kind providers.Kind) {
 	pr, ok := s.provider.(providers.Pinner)
 	if !ok {
-		return nil
+		return
 	}
 	key := pinKey(s, kind)
 	pin := pr.Pin(kind)
-	if pin == string(p.state.get(bucketPins, key)) {
-		return nil
+	if pin != string(p.state.get(bucketPins, key)) {
+		p.remember(bucketPins, key, []byte(pin))
 	}
-	return p.state.put(bucketPins, key, []byte(pin))
 }
 
 // restorePins tells a provider where an earlier process found its images.

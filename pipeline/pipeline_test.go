@@ -8,6 +8,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"chromogenic/disk"
 	"chromogenic/disk/disktest"
@@ -79,8 +80,18 @@ func (b *bench) put(name string, img disk.Image) {
 	if err := disk.Copy(context.Background(), f, img, disk.CopyOptions{}); err != nil {
 		b.t.Fatal(err)
 	}
+	b.age(name)
 	b.Forget("a")
 	b.Forget("b")
+}
+
+// age makes a file look as if it was written an hour ago.
+func (b *bench) age(name string) {
+	b.t.Helper()
+	when := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(filepath.Join(b.dir, name), when, when); err != nil {
+		b.t.Fatal(err)
+	}
 }
 
 // entry finds an image by its true name.

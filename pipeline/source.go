@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"chromogenic/disk"
 	"chromogenic/formats"
@@ -99,9 +100,10 @@ type lease struct {
 	open func() (*source, error)
 	keep bool // the source is the caller's: never closed here
 
-	mu     sync.Mutex
+	mu     sync.Mutex // held while the source is opened, which may take long
 	src    *source
 	closed bool
+	ready  atomic.Bool // src is there
 }
 
 // get gives the source. An error is not remembered: the provider may come back.
@@ -117,22 +119,20 @@ func (l *lease) get() (*source, error) {
 			return nil, err
 		}
 		l.src = src
+		l.ready.Store(true)
 	}
 	return l.src, nil
 }
 
 // opened tells whether the source is open.
-func (l *lease) opened() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.src != nil
-}
+func (l *lease) opened() bool { return l.ready.Load() }
 
 // close closes the source if it was opened.
 func (l *lease) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
+	l.ready.Store(false)
 	if l.src == nil {
 		return nil
 	}

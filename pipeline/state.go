@@ -126,6 +126,13 @@ func (s *state) put(bucket, key string, val []byte) error {
 	return nil
 }
 
+// remember keeps what can be found out again; a failure is only logged.
+func (p *Pipeline) remember(bucket, key string, val []byte) {
+	if err := p.state.put(bucket, key, val); err != nil {
+		p.log.Warn("write state", "error", err)
+	}
+}
+
 func (s *state) close() error {
 	if s.temp {
 		return os.RemoveAll(s.spool)

@@ -17,7 +17,7 @@ type Ref struct {
 	Site   string
 	Entry  providers.Entry
 	Format string // a name of the table of formats
-	Disk   int    // for all formats but ova: which disk, 0 for the boot disk
+	Disk   int    // 0 for the boot disk, with which an ova holds all others too
 }
 
 func (r Ref) key() string {
@@ -123,7 +123,7 @@ func (p *Pipeline) compose(ctx context.Context, r Ref) (*core, error) {
 		if r.Entry.Kind == providers.Instances {
 			return p.capture(bg, r.Site, r.Entry)
 		}
-		return p.openSource(bg, r.Site, r.Entry, true) // for its facts
+		return p.openSource(bg, r.Site, r.Entry, !f.fluid) // for its facts
 	}}
 	if c.image, err = c.lay(r.Format, r.Disk, nil); err != nil {
 		return nil, fmt.Errorf("show %q of %s as %s: %w", r.Entry.Name, r.Site, r.Format, err)
@@ -131,10 +131,10 @@ func (p *Pipeline) compose(ctx context.Context, r Ref) (*core, error) {
 	return c, nil
 }
 
-// lay makes the bytes of disk n of the image in a format, of all disks for an
-// ova: the source's own container where it is of that format, a layout
-// otherwise. Each disk passes through wrap, which may be nil.
-func (c *core) lay(format string, n int, wrap func(disk.Image) disk.Image) (disk.Image, error) {
+// lay makes the bytes of disk n of the image in a format; of all disks for an ova
+// of the boot disk. They are the source's own container where it is of that
+// format, a layout otherwise. Disk i passes through wrap, which may be nil.
+func (c *core) lay(format string, n int, wrap func(i int, img disk.Image) disk.Image) (disk.Image, error) {
 	row, err := rowOf(format)
 	if err != nil {
 		return nil, err
@@ -146,7 +146,7 @@ func (c *core) lay(format string, n int, wrap func(disk.Image) disk.Image) (disk
 		return c.container(), nil
 	}
 	m := c.machine(wrap)
-	if format != formatOVA {
+	if format != formatOVA || n > 0 {
 		if n >= len(m.Disks) {
 			return nil, disk.Errorf(disk.NotFound, "find disk %d: the image holds %d", n, len(m.Disks))
 		}
@@ -182,12 +182,12 @@ func (c *core) disk(i int) disk.Image {
 }
 
 // machine is all disks of the image, each passed through wrap.
-func (c *core) machine(wrap func(disk.Image) disk.Image) *disk.Machine {
+func (c *core) machine(wrap func(i int, img disk.Image) disk.Image) *disk.Machine {
 	m := &disk.Machine{Meta: c.facts.Meta}
 	for i, d := range c.facts.Disks {
 		img := c.disk(i)
 		if wrap != nil {
-			img = layout.Frozen(wrap(img), d.Map)
+			img = layout.Frozen(wrap(i, img), d.Map)
 		}
 		m.Disks = append(m.Disks, disk.Disk{Image: img, Device: d.Device, Bus: d.Bus})
 	}
@@ -219,7 +219,7 @@ func (p *Pipeline) Machine(ctx context.Context, r Ref) (*disk.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.machine(nil), c.lease.close()
+	return c.machine(nil), nil
 }
 
 // lingering is how long the source of a view that was closed stays open: rsync
