@@ -81,6 +81,7 @@ func serve(c *cli.Context, waiting *parent) error {
 	if err != nil {
 		return err
 	}
+	p.Sweep(c.Context)
 	// From before the mount is there, for whoever sees it may send one.
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGUSR1)

@@ -1,20 +1,17 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
 	"chromogenic/disk"
+	"chromogenic/fs"
 )
 
 func umountCommand() *cli.Command {
@@ -34,15 +31,11 @@ func umountCommand() *cli.Command {
 // unmount takes the mount away that is on top at path. Only one of ours; whose
 // server has died counts too.
 func unmount(path string) error {
-	abs, err := filepath.Abs(path)
+	abs, err := fs.MountPath(path)
 	if err != nil {
 		return err
 	}
-	// Links in the path are followed up to the mountpoint, which may not answer.
-	if dir, err := filepath.EvalSymlinks(filepath.Dir(abs)); err == nil {
-		abs = filepath.Join(dir, filepath.Base(abs))
-	}
-	kind, err := mountedAt(abs)
+	kind, err := fs.MountedAt(abs)
 	switch {
 	case err != nil:
 		return err
@@ -79,42 +72,4 @@ func fusermount(path string) error {
 		return disk.Hint(disk.Errorf(disk.Busy, "a program is using it"), "fuser -vm %s tells which", path)
 	}
 	return fmt.Errorf("fusermount3: %s", bytes.TrimSpace(out))
-}
-
-// mountedAt is the type of the filesystem that is mounted at exactly path, on
-// top of others; empty for none.
-func mountedAt(path string) (string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return "", fmt.Errorf("list mounts: %w", err)
-	}
-	defer f.Close()
-	kind := ""
-	// proc_pid_mountinfo(5): the mountpoint is field 5, with octal escapes; the
-	// type is the first field behind " - ".
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		front, back, ok := strings.Cut(lines.Text(), " - ")
-		fields := strings.Fields(front)
-		if !ok || len(fields) < 5 || unescape(fields[4]) != path {
-			continue
-		}
-		kind, _, _ = strings.Cut(back, " ")
-	}
-	return kind, nil
-}
-
-// unescape undoes the octal escapes of the kernel's tables.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if v, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(v))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"chromogenic/fs"
 )
 
 // The scripts run this test binary as chromogenic.
@@ -160,7 +162,7 @@ func soon(ts *testscript.TestScript, what string, done func() bool) {
 func cmdUnmounted(ts *testscript.TestScript, _ bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	soon(ts, dir+" is unmounted", func() bool {
-		kind, err := mountedAt(dir)
+		kind, err := fs.MountedAt(dir)
 		return err == nil && kind == ""
 	})
 }

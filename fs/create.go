@@ -107,7 +107,7 @@ func (f *imageFile) reserve(ctx context.Context, truncate bool) error {
 		return err
 	}
 	row, ok := formats.ByName(f.ref.Format)
-	if !ok || row.Layout == nil || f.ref.Disk != 0 {
+	if !ok || row.Layout == nil || f.part {
 		return disk.Errorf(disk.Policy, "this file can only be read")
 	}
 	by := callerProcess(ctx)
@@ -229,7 +229,7 @@ func (k *kindNode) unlink(ctx context.Context, name string) error {
 		err := disk.Errorf(disk.Policy, "remove %q: the mount deletes no images", name)
 		return disk.Hint(err, "mount with --allow-delete, which removes the image in all its formats")
 	}
-	err = d.Delete(ctx, n.Entry)
+	err = d.Delete(context.WithoutCancel(ctx), n.Entry)
 	k.t.p.Forget(k.site)
 	return err
 }

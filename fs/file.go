@@ -24,6 +24,7 @@ type imageFile struct {
 	path string
 	ref  pipeline.Ref
 	stat pipeline.Stat
+	part bool // one of .disks/, which is not written
 }
 
 var (
@@ -91,7 +92,7 @@ func (f *imageFile) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, 
 		}
 		return nil, 0, syscall.ESTALE
 	}
-	if f.kind.folder != nil && f.kind.folder.unfinished(f.key(), callerProcess(ctx)) != nil {
+	if f.kind.folder != nil && !f.part && f.kind.folder.unfinished(f.key(), callerProcess(ctx)) != nil {
 		return nil, 0, syscall.ESTALE // the writer looks at what it has written
 	}
 	if f.outdated(ctx) {

@@ -122,7 +122,7 @@ func (k *kindNode) image(ctx context.Context, at *dirNode, name string, ref pipe
 	if err != nil {
 		return nil, at.fail("lookup", name, err)
 	}
-	f := &imageFile{kind: k, path: join(at.path, name), ref: ref, stat: st}
+	f := &imageFile{kind: k, path: join(at.path, name), ref: ref, stat: st, part: at != &k.dirNode}
 	f.attr(&out.Attr)
 	out.SetEntryTimeout(attrTime)
 	out.SetAttrTimeout(attrTime)

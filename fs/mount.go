@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -58,7 +57,7 @@ const fsType = "fuse.chromogenic"
 // ctx ends, or until somebody unmounts it. What a crash has left at the
 // mountpoint is detached; a live mount there is Busy.
 func Mount(ctx context.Context, o Options) (*Server, error) {
-	dir, err := filepath.Abs(o.Mountpoint)
+	dir, err := MountPath(o.Mountpoint)
 	if err != nil {
 		return nil, fmt.Errorf("mount: %w", err)
 	}
@@ -156,7 +155,7 @@ func mountFlag(option string, flags *uintptr) bool {
 
 // prepare makes sure that dir can be mounted on.
 func prepare(dir string) error {
-	kind, err := mountedAt(dir)
+	kind, err := MountedAt(dir)
 	if err != nil {
 		return err
 	}
@@ -190,29 +189,6 @@ func prepare(dir string) error {
 		}
 	}
 	return nil
-}
-
-// mountedAt is the type of what is mounted at dir, empty for nothing.
-func mountedAt(dir string) (string, error) {
-	p, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return "", err
-	}
-	kind := ""
-	for line := range strings.Lines(string(p)) {
-		// proc(5): the fifth field is the mountpoint, the type follows " - ".
-		head, tail, ok := strings.Cut(line, " - ")
-		fields, types := strings.Fields(head), strings.Fields(tail)
-		if ok && len(fields) > 4 && len(types) > 0 && unescape(fields[4]) == dir {
-			kind = types[0] // the last one is on top
-		}
-	}
-	return kind, nil
-}
-
-// unescape undoes the octal escapes of /proc/self/mountinfo.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
 // detach takes a mount away even if somebody uses it.
@@ -260,7 +236,7 @@ func (s *Server) shut() {
 // cancelled, and what they made is removed. A second call does nothing.
 func (s *Server) Unmount() error {
 	s.once.Do(func() {
-		if kind, err := mountedAt(s.mountpoint); err == nil && kind != fsType {
+		if kind, err := MountedAt(s.mountpoint); err == nil && kind != fsType {
 			s.shut() // somebody else has unmounted it
 			return
 		}

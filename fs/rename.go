@@ -180,7 +180,7 @@ func (k *kindNode) renameImage(ctx context.Context, name, newName string) error 
 	if !ok {
 		return disk.Errorf(disk.Policy, "rename %q: provider %q renames no images", name, k.site)
 	}
-	_, err = r.Rename(ctx, n.Entry, newTrue)
+	_, err = r.Rename(context.WithoutCancel(ctx), n.Entry, newTrue)
 	k.t.p.Forget(k.site)
 	return err
 }

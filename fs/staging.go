@@ -217,7 +217,7 @@ func (g *staged) yield(next *staged) error {
 	switch {
 	case !g.public():
 		return disk.Errorf(disk.Exists, "make file: the name is taken")
-	case g.state == published && g.owner == next.owner && time.Since(g.closed) < supersedeTime:
+	case g.state == published && g.qemu && g.owner == next.owner && time.Since(g.closed) < supersedeTime:
 		next.replaces = g.replaces
 	case g.state == writing && g.busy():
 		err := disk.Errorf(disk.Busy, "write image %q: another program is writing it", g.name)

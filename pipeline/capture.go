@@ -81,3 +81,26 @@ func decodeSet(disks []providers.Source) (*source, error) {
 	}
 	return all, nil
 }
+
+// Sweep removes what a crash has left at the providers: uploads that were not
+// finished and snapshots that nobody reads. What another process is working on
+// stays. Failures are logged, for the next start tries again.
+func (p *Pipeline) Sweep(ctx context.Context) {
+	for name, s := range p.sites {
+		taker, ok := s.provider.(providers.Snapshotter)
+		if !ok {
+			continue
+		}
+		ids, err := taker.Leftovers(ctx)
+		if err != nil {
+			p.log.Warn("look for leftovers", "provider", name, "error", err)
+		}
+		for _, id := range ids {
+			if err := taker.Release(ctx, id); err != nil {
+				p.log.Warn("remove leftover", "provider", name, "id", id, "error", err)
+				continue
+			}
+			p.log.Info("removed what a crash has left", "provider", name, "id", id)
+		}
+	}
+}

@@ -11,6 +11,8 @@ import (
 
 	"chromogenic/disk"
 	"chromogenic/disk/disktest"
+	"chromogenic/formats/layout"
+	"chromogenic/formats/ova"
 	"chromogenic/providers"
 )
 
@@ -184,5 +186,92 @@ func TestPlanChangesNothing(t *testing.T) {
 	l, err := b.List(context.Background(), "b", providers.Images)
 	if err != nil || len(l.Entries) > 0 {
 		t.Errorf("%v, %v", l, err)
+	}
+}
+
+// two makes an ova of two disks and gives them.
+func two(b *bench) (first, second disk.Image) {
+	b.t.Helper()
+	first = holes()
+	second = disktest.Runs(2<<20, disk.Extent{Off: 1 << 20, Len: 64 << 10})
+	file, err := ova.Layout(&disk.Machine{Disks: []disk.Disk{{Image: first}, {Image: second}}}, layout.Options{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.put("a/two.ova", file)
+	return first, second
+}
+
+// TestCopyOneOfSeveralDisks copies the second disk of a machine: its bytes and
+// its digest, and never the machine's boot disk.
+func TestCopyOneOfSeveralDisks(t *testing.T) {
+	for _, store := range []string{"source", "raw", "qcow2", "ova"} {
+		b := newBench(t)
+		_, second := two(b)
+		v, err := b.View(context.Background(), Ref{Site: "a", Entry: b.entry("a", "two"), Format: "raw", Disk: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		disktest.Compare(t, v, second)
+		rec, err := b.copy(CopySpec{From: v, Site: "b", Name: "data", Store: store})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := disk.Sum(context.Background(), second, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rec.GuestDigest != want {
+			t.Errorf("store %s: guest digest %s, want %s", store, rec.GuestDigest, want)
+		}
+		disktest.Compare(t, b.view("b", "data", "raw"), second)
+		_, err = b.copy(CopySpec{From: b.view("a", "two", "raw"), Site: "b", Name: "data"})
+		wantKind(t, err, disk.Exists)
+		_, err = b.copy(CopySpec{From: v, Site: "a", Name: "two"})
+		wantKind(t, err, disk.Exists)
+	}
+}
+
+// TestManyFileImagesAreLookedAtAgain changes the data of an image beside its
+// descriptor, which stays as it is.
+func TestManyFileImagesAreLookedAtAgain(t *testing.T) {
+	b := newBench(t)
+	const text = "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\nRW 4096 FLAT \"m-flat.vmdk\" 0\n"
+	flat := func(data ...disk.Extent) disk.Image { return disktest.Runs(2<<20, data...) }
+	b.put("a/m-flat.vmdk", flat(disk.Extent{Len: 64 << 10}))
+	b.put("a/m.vmdk", disk.Bytes([]byte(text)))
+	e := b.entry("a", "m")
+	if _, err := b.GuestDigest(context.Background(), Ref{Site: "a", Entry: e}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	after := flat(disk.Extent{Off: 1 << 20, Len: 128 << 10})
+	b.put("a/m-flat.vmdk", after)
+	b.open()
+	if _, err := b.copy(CopySpec{From: b.view("a", "m", "qcow2"), Site: "b", Name: "m", Store: "qcow2"}); err != nil {
+		t.Fatal(err)
+	}
+	disktest.Compare(t, b.view("b", "m", "raw"), after)
+}
+
+// TestClosedSpoolIsNoDisk reads a spool that was dropped: an error, never zeros.
+func TestClosedSpoolIsNoDisk(t *testing.T) {
+	b := newBench(t)
+	s := newSpool(t, b)
+	if _, err := s.WriteAt([]byte("bytes"), 0); err != nil {
+		t.Fatal(err)
+	}
+	img := s.Image()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := disk.ReadFull(img, make([]byte, 5), 0); !errors.Is(err, disk.ErrClosed) {
+		t.Errorf("read: %v", err)
+	}
+	if _, err := img.Extent(0, 5); !errors.Is(err, disk.ErrClosed) {
+		t.Errorf("extent: %v", err)
 	}
 }

@@ -48,7 +48,7 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 		return false
 	}
 	s.same.add(off, off+int64(len(p)))
-	s.size = max(s.size, off+int64(len(p)))
+	s.grow(off + int64(len(p)))
 	return true
 }
 
@@ -85,7 +85,7 @@ func (s *Spool) Bind(v *View, from, to, n int64) error {
 	s.mu.Lock()
 	if !s.plain && from == to && s.narrow(v.core) {
 		s.same.add(to, to+n)
-		s.size = max(s.size, to+n)
+		s.grow(to + n)
 		s.mu.Unlock()
 		return nil
 	}
@@ -128,7 +128,7 @@ func (s *Spool) Source() (*View, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, c := range s.cands {
-		if !s.plain && c.Size() == s.size && s.gapsZero(c) {
+		if !s.plain && c.Size() == s.size.Load() && s.gapsZero(c) {
 			s.p.retain(c)
 			return &View{core: c}, true
 		}
@@ -138,8 +138,8 @@ func (s *Spool) Source() (*View, bool) {
 
 // gapsZero tells whether what the writer left out is zero in c too.
 func (s *Spool) gapsZero(c *core) bool {
-	for off := int64(0); off < s.size; {
-		in, end := s.same.at(off, s.size)
+	for off := int64(0); off < s.size.Load(); {
+		in, end := s.same.at(off, s.size.Load())
 		if !in && !allZero(c.image, off, end-off) {
 			return false
 		}

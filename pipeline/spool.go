@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -28,13 +29,14 @@ type Spool struct {
 	p *Pipeline
 
 	mu    sync.RWMutex
-	size  int64
+	size  atomic.Int64 // changed under mu, and read by who must not wait for a write
 	plain bool
 	cands []*core // whose bytes equal all that was written; each is a use
 	same  ranges
 
 	broken error // why the source of what was recognised could not be read on
 
+	closed bool
 	file   *os.File // unlinked; nil while nothing is stored
 	stored int64    // bytes counted in Pipeline.spooled
 }
@@ -43,11 +45,7 @@ type Spool struct {
 func (p *Pipeline) NewSpool(context.Context) (*Spool, error) { return &Spool{p: p}, nil }
 
 // Size is the present length in bytes.
-func (s *Spool) Size() int64 {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.size
-}
+func (s *Spool) Size() int64 { return s.size.Load() }
 
 // Allocated is the number of bytes that take scratch space.
 func (s *Spool) Allocated() int64 {
@@ -75,6 +73,9 @@ func (s *Spool) WriteAt(p []byte, off int64) (int, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return 0, disk.ErrClosed
+	}
 	if !s.plain {
 		if s.recognise(p, off) {
 			return len(p), nil
@@ -84,8 +85,15 @@ func (s *Spool) WriteAt(p []byte, off int64) (int, error) {
 		}
 	}
 	n, err := s.store(p, off)
-	s.size = max(s.size, off+int64(n))
+	s.grow(off + int64(n))
 	return n, err
+}
+
+// grow makes the spool at least size bytes long.
+func (s *Spool) grow(size int64) {
+	if size > s.size.Load() {
+		s.size.Store(size)
+	}
 }
 
 // store writes into the file, which is made for the first byte.
@@ -134,14 +142,17 @@ func (s *Spool) claim(n int64) error {
 func (s *Spool) ReadAt(p []byte, off int64) (int, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if off < 0 {
+	switch {
+	case s.closed:
+		return 0, disk.ErrClosed
+	case off < 0:
 		return 0, disk.Errorf(disk.Invalid, "read spool: offset %d", off)
 	}
-	if off >= s.size {
+	if off >= s.size.Load() {
 		return 0, io.EOF
 	}
 	var end error
-	if left := s.size - off; int64(len(p)) > left {
+	if left := s.size.Load() - off; int64(len(p)) > left {
 		p, end = p[:left], io.EOF
 	}
 	if err := s.read(p, off); err != nil {
@@ -183,15 +194,15 @@ func (s *Spool) Truncate(size int64) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if size < s.size {
-		s.same.remove(size, s.size)
+	if size < s.size.Load() {
+		s.same.remove(size, s.size.Load())
 		if s.file != nil {
 			if err := s.file.Truncate(min(size, s.fileSize())); err != nil {
 				return fmt.Errorf("truncate spool: %w", err)
 			}
 		}
 	}
-	s.size = size
+	s.size.Store(size)
 	if size == 0 {
 		s.forget()
 		s.broken = nil
@@ -223,7 +234,7 @@ func (s *Spool) Discard(off, n int64) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n = min(n, s.size-off)
+	n = min(n, s.size.Load()-off)
 	if n <= 0 {
 		return nil
 	}
@@ -265,7 +276,8 @@ func (s *Spool) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forget()
-	s.size = 0
+	s.size.Store(0)
+	s.closed = true
 	s.p.mu.Lock()
 	s.p.spooled -= s.stored
 	s.stored = 0
@@ -280,9 +292,14 @@ func (s *Spool) Close() error {
 
 // Image is the spool's content as it is now, for Copy; the spool must not be
 // written while it is read. Closing it leaves the spool.
-func (s *Spool) Image() disk.Image { return spoolImage{s} }
+func (s *Spool) Image() disk.Image { return spoolImage{s, s.Size()} }
 
-type spoolImage struct{ *Spool }
+type spoolImage struct {
+	*Spool
+	size int64
+}
+
+func (i spoolImage) Size() int64 { return i.size }
 
 func (spoolImage) Close() error { return nil }
 
@@ -291,9 +308,12 @@ func (i spoolImage) Extent(off, n int64) (disk.Extent, error) {
 	s := i.Spool
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	n, err := disk.CheckRange(off, n, s.size)
+	n, err := disk.CheckRange(off, n, i.size)
 	if err != nil {
 		return disk.Extent{}, err
+	}
+	if s.closed {
+		return disk.Extent{}, disk.ErrClosed
 	}
 	if !s.plain && len(s.cands) > 0 {
 		in, end := s.same.at(off, off+n)

@@ -35,7 +35,7 @@ func (s *Spool) whole() error {
 	}
 	var short *core
 	for _, c := range s.cands {
-		if c.Size() <= s.size {
+		if c.Size() <= s.size.Load() {
 			return s.readGaps(c)
 		}
 		short = c
@@ -43,7 +43,7 @@ func (s *Spool) whole() error {
 	if short == nil || !s.telling(short) {
 		return nil
 	}
-	return errTruncated(s.size, short.Size(), fmt.Sprintf("its source, %q of %s", short.Ref.Entry.Name, short.Ref.Site))
+	return errTruncated(s.size.Load(), short.Size(), fmt.Sprintf("its source, %q of %s", short.Ref.Entry.Name, short.Ref.Site))
 }
 
 // readGaps reads what c has where the writer left a hole. There may be data: not

@@ -202,7 +202,12 @@ func roundTrip(t *testing.T, s *server, all []named, shown map[string]string, c 
 		if got := attr(t, view, "name"); got != im.name {
 			t.Errorf("%q has come to c as %q", im.name, got)
 		}
-		if _, err := os.Lstat(filepath.Join(c.images, im.file)); err != nil {
+		// A raw image is stored as .raw, whatever it was called.
+		stored := strings.TrimSuffix(im.file, ".img")
+		if stored != im.file {
+			stored += ".raw"
+		}
+		if _, err := os.Lstat(filepath.Join(c.images, stored)); err != nil {
 			t.Errorf("%q is not stored in c under its name: %v", im.name, err)
 		}
 	}
