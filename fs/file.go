@@ -113,15 +113,16 @@ func (f *imageFile) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, 
 	return h, fuse.FOPEN_DIRECT_IO, 0
 }
 
-// outdated tells whether the listing has the image in another version by now: a
-// program that sets the time of what it has copied makes one.
+// outdated tells whether the listing has the image in another version by now, for
+// a program that sets the time of what it has copied makes one, or under another
+// id, as a rename gives a folder's image.
 func (f *imageFile) outdated(ctx context.Context) bool {
 	x, err := f.kind.index(ctx)
 	if err != nil {
 		return false // what is open may be read on
 	}
 	n, ok := x.ID(f.ref.Entry.ID)
-	return ok && n.Entry.Version != f.ref.Entry.Version
+	return !ok || n.Entry.Version != f.ref.Entry.Version
 }
 
 // policy tells why a plain read of a live machine is refused: it would capture

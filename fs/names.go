@@ -176,16 +176,21 @@ func (x *Index) free(plain, id string) string {
 func (x *Index) Shown() []Named { return x.shown }
 
 // Find gives the entry that a stem names: by the shown name, or another spelling
-// of the true one, or else by the id.
+// of the true one, or else by the id. An id that ends in a known extension, as
+// that of a folder's x.raw, is found in by-id/ alone: x.raw.raw is the file of an
+// image that is called x.raw, if ever there is one, and never of x.
 func (x *Index) Find(stem string) (Named, bool) {
 	i, ok := x.byName[stem]
 	if !ok {
 		i, ok = x.byTrue[Decode(stem)]
 	}
-	if !ok {
-		return x.ID(stem)
+	if ok {
+		return x.shown[i], true
 	}
-	return x.shown[i], true
+	if _, _, file := formats.ByExt(Decode(stem)); file {
+		return Named{}, false
+	}
+	return x.ID(stem)
 }
 
 // ID gives the entry of an id, as it is or as a stem spells it.

@@ -159,7 +159,7 @@ func (k *kindNode) renameImage(ctx context.Context, name, newName string) error 
 		return disk.Errorf(disk.NotFound, "rename %q: there is no such file", name)
 	}
 	if f.Name != newFormat.Name {
-		err := disk.Errorf(disk.Invalid, "rename %q to %q: a rename does not convert", name, newName)
+		err := disk.Errorf(disk.Unsupported, "rename %q to %q: a rename does not convert", name, newName)
 		return disk.Hint(err, "every image is there in every format: read it as %s", stem+"."+newFormat.Exts[0])
 	}
 	if k.folder.unfinished(publicKey(Decode(stem), f), callerProcess(ctx)) != nil {

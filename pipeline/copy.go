@@ -278,6 +278,10 @@ func (j *job) layOut() error {
 	}
 	j.format = accepts[0]
 	j.rec.Format = j.format
+	if n := len(j.src.facts.Disks); n > 1 && j.machineAsked() && j.format != formatOVA {
+		err := disk.Errorf(disk.Unsupported, "store as %s: the machine has %d disks, and a %s file holds one", j.format, n, j.format)
+		return disk.Hint(err, "store it as ova (store: source, or --store ova), or copy its disks one by one out of .disks/")
+	}
 	wrap := func(i int, img disk.Image) disk.Image {
 		d := disk.NewDigester(img)
 		if i == j.diskOf() {
@@ -296,6 +300,13 @@ func (j *job) layOut() error {
 	j.payload = j.bytes
 	j.rec.Bytes, err = disk.Allocated(img)
 	return err
+}
+
+// machineAsked tells whether all disks of the source are to be copied, and not
+// the boot disk or another alone.
+func (j *job) machineAsked() bool {
+	v := j.spec.From
+	return v == nil || v.Ref.Format == formatOVA && v.Ref.Disk == 0
 }
 
 // diskOf is the disk that is copied; with the boot disk an ova holds them all.

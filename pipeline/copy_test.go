@@ -275,3 +275,27 @@ func TestClosedSpoolIsNoDisk(t *testing.T) {
 		t.Errorf("extent: %v", err)
 	}
 }
+
+// TestSeveralDisksAreNotDropped copies a machine where only one disk is kept.
+func TestSeveralDisksAreNotDropped(t *testing.T) {
+	b := newBench(t)
+	two(b)
+	v := b.view("a", "two", "ova")
+	for _, store := range []string{"raw", "qcow2", "vmdk"} {
+		for _, spec := range []CopySpec{{From: v}, {Image: v, Format: "ova", Origin: "outside"}} {
+			spec.Site, spec.Name, spec.Store = "b", "two", store
+			_, err := b.copy(spec)
+			wantKind(t, err, disk.Unsupported)
+			if disk.AsError(err).Hint == "" {
+				t.Error("no hint")
+			}
+		}
+	}
+	if got := b.files("b"); len(got) > 0 {
+		t.Errorf("left behind: %v", got)
+	}
+	rec, err := b.copy(CopySpec{From: v, Site: "b", Name: "two"})
+	if err != nil || rec.Format != "ova" {
+		t.Errorf("with store: source: %v, %+v", err, rec)
+	}
+}

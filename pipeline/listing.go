@@ -151,13 +151,23 @@ func (p *Pipeline) probe(ctx context.Context, site string, entries []providers.E
 				e.VirtualSize = f.Disks[0].Size
 			case disk.KindOf(err) == disk.Unreachable, ctx.Err() != nil:
 				return err
-			case lasting(err):
+			case lasting(err) || hidden(err):
 				e.Reason = err.Error()
 			}
 			return nil
 		})
 	}
 	return g.Wait()
+}
+
+// hidden tells whether err keeps an image from being read until somebody does
+// something about it: a part that is missing, or that is not ours to read.
+func hidden(err error) bool {
+	switch disk.KindOf(err) {
+	case disk.Policy, disk.Denied, disk.NotFound:
+		return true
+	}
+	return false
 }
 
 // Forget forgets the listings of a site, after a change of our own; the next

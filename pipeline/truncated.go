@@ -77,9 +77,13 @@ func (s *Spool) telling(c *core) bool {
 	return false
 }
 
-// structureSize is how much of a disk's beginning tells its size: a GPT of
-// sectors of 4096 bytes ends its header before.
-const structureSize = 8192
+// structureSize is how much of a disk's beginning tells its size: the superblock
+// of Btrfs, of 4 KiB, is at 64 KiB; all else is before.
+const structureSize = btrfsSuper + 4096
+
+// btrfsSuper is the offset of the superblock of Btrfs (btrfs.readthedocs.io,
+// On-disk format, Superblock).
+const btrfsSuper = 64 << 10
 
 // checkWhole refuses a raw disk that ends before what is on it does.
 func checkWhole(img disk.Image) error {
@@ -90,7 +94,7 @@ func checkWhole(img disk.Image) error {
 	for _, c := range []struct {
 		by   string
 		size int64
-	}{{"its GPT", gptSize(head)}, {"its partition table", mbrSize(head)}, {"its ext file system", extSize(head)}, {"its XFS", xfsSize(head)}} {
+	}{{"its GPT", gptSize(head)}, {"its partition table", mbrSize(head)}, {"its ext file system", extSize(head)}, {"its XFS", xfsSize(head)}, {"its Btrfs", btrfsSize(head)}, {"its FAT or NTFS", dosSize(head)}, {"its swap area", swapSize(head)}} {
 		if c.size > img.Size() {
 			return errTruncated(img.Size(), c.size, c.by)
 		}
@@ -182,4 +186,50 @@ func xfsSize(head []byte) int64 {
 		return 0
 	}
 	return int64(blocks) * block
+}
+
+// btrfsSize is the size of the device of a Btrfs on the bare disk: the field
+// total_bytes of the superblock's dev_item.
+func btrfsSize(head []byte) int64 {
+	sb := head[btrfsSuper:]
+	size := binary.LittleEndian.Uint64(sb[0xd1:])
+	if string(sb[0x40:0x48]) != "_BHRfS_M" || size > 1<<60 {
+		return 0
+	}
+	return int64(size)
+}
+
+// dosSize is the size of a FAT or NTFS on the bare disk, by the parameter block
+// of its boot sector (Microsoft, FAT specification, section 3; NTFS has 64 bits
+// of sectors at 40, and one more sector behind them).
+func dosSize(head []byte) int64 {
+	if head[510] != 0x55 || head[511] != 0xaa || head[0] != 0xeb && head[0] != 0xe9 {
+		return 0
+	}
+	sector := uint64(binary.LittleEndian.Uint16(head[11:]))
+	if sector < 512 || sector > 4096 || sector&(sector-1) != 0 {
+		return 0
+	}
+	var sectors uint64
+	switch {
+	case string(head[3:11]) == "NTFS    ":
+		sectors = binary.LittleEndian.Uint64(head[40:]) + 1
+	case string(head[54:57]) == "FAT" || string(head[82:85]) == "FAT":
+		if sectors = uint64(binary.LittleEndian.Uint16(head[19:])); sectors == 0 {
+			sectors = uint64(binary.LittleEndian.Uint32(head[32:]))
+		}
+	}
+	if sectors > 1<<46 {
+		return 0
+	}
+	return int64(sectors * sector)
+}
+
+// swapSize is the size of a swap area of 4 KiB pages (mkswap(8), union
+// swap_header of the kernel: last_page is the second field behind 1024 bytes).
+func swapSize(head []byte) int64 {
+	if string(head[4086:4096]) != "SWAPSPACE2" || binary.LittleEndian.Uint32(head[1024:]) != 1 {
+		return 0
+	}
+	return (int64(binary.LittleEndian.Uint32(head[1028:])) + 1) << 12
 }

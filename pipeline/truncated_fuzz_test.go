@@ -27,7 +27,7 @@ func FuzzCheckWhole(f *testing.F) {
 			t.Error(err)
 		}
 		head := append(append([]byte{}, p...), make([]byte, structureSize)...)[:structureSize]
-		for _, n := range []int64{gptSize(head), mbrSize(head), extSize(head), xfsSize(head)} {
+		for _, n := range []int64{gptSize(head), mbrSize(head), extSize(head), xfsSize(head), btrfsSize(head), dosSize(head), swapSize(head)} {
 			if n < 0 {
 				t.Errorf("size %d", n)
 			}

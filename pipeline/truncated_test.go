@@ -38,7 +38,31 @@ func structures() map[string][]byte {
 	copy(xfs, "XFSB")
 	binary.BigEndian.PutUint32(xfs[4:], 4096)
 	binary.BigEndian.PutUint64(xfs[8:], 1<<20>>12)
-	return map[string][]byte{"gpt": gpt, "mbr": mbr, "ext": ext, "xfs": xfs}
+
+	btrfs := make([]byte, structureSize)
+	copy(btrfs[btrfsSuper+0x40:], "_BHRfS_M")
+	binary.LittleEndian.PutUint64(btrfs[btrfsSuper+0xd1:], 1<<20)
+
+	fat := make([]byte, structureSize)
+	copy(fat, "\xeb\x3c\x90mkfs.fat")
+	binary.LittleEndian.PutUint16(fat[11:], 512)
+	binary.LittleEndian.PutUint16(fat[19:], sectors)
+	copy(fat[54:], "FAT16   ")
+	fat[510], fat[511] = 0x55, 0xaa
+
+	ntfs := make([]byte, structureSize)
+	copy(ntfs, "\xeb\x52\x90NTFS    ")
+	binary.LittleEndian.PutUint16(ntfs[11:], 512)
+	binary.LittleEndian.PutUint64(ntfs[40:], sectors-1)
+	ntfs[510], ntfs[511] = 0x55, 0xaa
+
+	swap := make([]byte, structureSize)
+	binary.LittleEndian.PutUint32(swap[1024:], 1)
+	binary.LittleEndian.PutUint32(swap[1028:], 1<<20>>12-1)
+	copy(swap[4086:], "SWAPSPACE2")
+	return map[string][]byte{
+		"gpt": gpt, "mbr": mbr, "ext": ext, "xfs": xfs, "btrfs": btrfs, "fat": fat, "ntfs": ntfs, "swap": swap,
+	}
 }
 
 func TestRawThatEndsTooEarly(t *testing.T) {

@@ -17,6 +17,7 @@ virt-v2v virt-v2v
 mkfs.ext4 e2fsprogs
 mkfs.xfs xfsprogs
 mkfs.btrfs btrfs-progs
+mkfs.vfat dosfstools
 sfdisk fdisk
 sgdisk gdisk
 parted parted
