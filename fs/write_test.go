@@ -261,7 +261,7 @@ func TestRefusals(t *testing.T) {
 	wantErrno(t, "rm", os.Remove(m.path("a/images/web.raw")), syscall.EPERM)
 	wantErrno(t, "rmdir", syscall.Rmdir(m.path("a/images")), syscall.EPERM)
 	wantErrno(t, "mv across providers", os.Rename(m.path("a/images/web.raw"), in("web.raw")), syscall.EPERM)
-	wantErrno(t, "mv to another format", os.Rename(m.path("a/images/web.raw"), m.path("a/images/web2.vmdk")), syscall.EINVAL)
+	wantErrno(t, "mv to another format", os.Rename(m.path("a/images/web.raw"), m.path("a/images/web2.vmdk")), syscall.ENOTSUP)
 	wantErrno(t, "mv to a dot-name", os.Rename(m.path("a/images/web.raw"), m.path("a/images/.web")), syscall.EPERM)
 	if out := run(t, 1, "cp", m.path("a/images/web.qcow2"), in("web.raw")); !strings.Contains(out, "Bad message") && !strings.Contains(out, "Invalid") {
 		t.Errorf("a qcow2 under .raw: %s", out)
