@@ -63,11 +63,13 @@
 //   - by qemu, of a disk of zeros, does nothing the first time. If qemu ends then,
 //     the disk is published a moment later, with errors in the record alone.
 //
-// More bytes after a commit, or a new open for writing by the same process within
-// ten seconds, replace what that commit made. Otherwise writing over an existing
-// image succeeds if it is the same disk, and is EEXIST at close if it is not; the
-// image is never touched, and its readers never see the writer's bytes. Opened
-// without O_TRUNC the file begins with the image's content.
+// More bytes through the same open file after a commit, or a new open for writing
+// by the qemu that made it within ten seconds, replace what that commit made; qemu
+// may open no other image for writing, for it ignores the error of its last close,
+// and is told at once when there is no room for what it writes. Anybody else who
+// writes over an existing image succeeds if it is the same disk, and gets EEXIST at
+// close if it is not; the image is never touched, and its readers never see the
+// writer's bytes. Opened without O_TRUNC the file begins with the image's content.
 //
 // Names with a leading dot, and names in directories with a leading dot (which
 // mkdir makes), are unfinished files: anybody may see, read, rename and remove
