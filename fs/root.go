@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,9 +26,11 @@ type tree struct {
 	formats []string // listed
 	mounted time.Time
 
-	ctx     context.Context // ends with the mount: cancels what nobody waits for
-	jobs    sync.WaitGroup  // work that outlives its request
-	folders []*folder       // those that take images
+	ctx context.Context // ends with the mount: cancels what nobody waits for
+
+	unfinished atomic.Uint64  // counts the files that programs have begun to write
+	jobs       sync.WaitGroup // work that outlives its request
+	folders    []*folder      // those that take images
 
 	indexMu sync.Mutex
 	indexes map[string]indexed // by site and kind
@@ -68,7 +71,7 @@ func (t *tree) folder(site, view string) *folder {
 const attrTime = time.Second
 
 // inode is the number of a node: 63 bits of a hash of what it is, so that it is
-// the same on every mount. The upper half is go-fuse's, for files being written.
+// the same on every mount.
 // 0 and 1 are taken.
 func inode(what ...string) uint64 {
 	sum := sha256.Sum256([]byte(strings.Join(what, "\x00")))

@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -67,7 +68,7 @@ func (f *folder) list(dir, path string) []fuse.DirEntry {
 			in, name = "", key
 		}
 		if !g.public() && in == dir {
-			out = append(out, fuse.DirEntry{Mode: syscall.S_IFREG, Name: name, Ino: g.StableAttr().Ino})
+			out = append(out, fuse.DirEntry{Mode: syscall.S_IFREG, Name: name, Ino: g.ino})
 		}
 	}
 	for name := range f.dirs {
@@ -157,6 +158,7 @@ const (
 type staged struct {
 	gofuse.Inode
 	folder *folder
+	ino    uint64          // of its node, and of its directory entry
 	owner  process         // who made it
 	qemu   bool            // the owner is one of qemu's programs
 	format *formats.Format // of a public name, else nil
@@ -190,6 +192,7 @@ type staged struct {
 func newStaged(f *folder, key, path string, by process) *staged {
 	g := &staged{folder: f, key: key, path: path, owner: by, qemu: by.isQemu(), made: time.Now(), commits: make(chan struct{}, 1), writers: map[process]bool{}}
 	g.commits <- struct{}{}
+	g.ino = inode("unfinished", strconv.FormatUint(f.t.unfinished.Add(1), 10))
 	return g
 }
 
@@ -247,7 +250,7 @@ func (g *staged) busy() bool {
 // it is published the name is another node's.
 func (g *staged) attach(ctx context.Context, at *dirNode, out *fuse.EntryOut) *gofuse.Inode {
 	g.attr(&out.Attr)
-	return at.NewInode(ctx, g, gofuse.StableAttr{Mode: syscall.S_IFREG})
+	return at.NewInode(ctx, g, gofuse.StableAttr{Mode: syscall.S_IFREG, Ino: g.ino})
 }
 
 // attr is what stat(2) shows of the file as it is now.
