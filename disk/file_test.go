@@ -68,8 +68,10 @@ func TestOpenFileFindsHoles(t *testing.T) {
 		t.Skip("NOT TESTED: the filesystem of the temporary folder knows no holes")
 	}
 	want := []disk.Extent{
-		{Off: 0, Len: 1 << 20, Zero: true}, {Off: 1 << 20, Len: 1 << 20},
-		{Off: 2 << 20, Len: 1<<30 - 1<<16 - 2<<20, Zero: true}, {Off: 1<<30 - 1<<16, Len: 1 << 16},
+		{Off: 0, Len: 1 << 20, Zero: true},
+		{Off: 1 << 20, Len: 1 << 20},
+		{Off: 2 << 20, Len: 1<<30 - 1<<16 - 2<<20, Zero: true},
+		{Off: 1<<30 - 1<<16, Len: 1 << 16},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("extents (-want +got):\n%s", diff)

@@ -166,10 +166,16 @@ func TestOpenProducers(t *testing.T) {
 	sparse := qemu(t, disk1, "-O", "vmdk")                                 // monolithicSparse
 	q1, q2 := qemu(t, disk1, "-O", "qcow2"), qemu(t, disk2, "-O", "qcow2") // as oVirt
 	bare := file0("bare.ovf", ovfBare)
-	vmware := []tarFile{file0("my web.ovf", ovfVMware), {name: "my web-disk1.vmdk", content: s1}, {name: "my web-disk2.vmdk", content: s2},
-		file0("my web-3.nvram", "nvram..."), file0("my web.iso", "iso.....")}
-	vmwareMeta := disk.Meta{Name: "my web", Firmware: "uefi", SecureBoot: true, DiskBus: "scsi", NIC: "vmxnet3", CPUs: 2, MinRAM: 2048,
-		OSType: "linux", OSDistro: "ubuntu", Arch: "x86_64"}
+	vmware := []tarFile{
+		file0("my web.ovf", ovfVMware),
+		{name: "my web-disk1.vmdk", content: s1},
+		{name: "my web-disk2.vmdk", content: s2},
+		file0("my web-3.nvram", "nvram..."), file0("my web.iso", "iso....."),
+	}
+	vmwareMeta := disk.Meta{
+		Name: "my web", Firmware: "uefi", SecureBoot: true, DiskBus: "scsi", NIC: "vmxnet3", CPUs: 2, MinRAM: 2048,
+		OSType: "linux", OSDistro: "ubuntu", Arch: "x86_64",
+	}
 	bareMeta := disk.Meta{Name: "bare", DiskBus: "scsi"} // of the VMDK's own adapter
 	type row struct {
 		name, source string
@@ -179,55 +185,120 @@ func TestOpenProducers(t *testing.T) {
 		meta         disk.Meta
 	}
 	for _, tc := range []row{
-		{"ovftool", "open-vmdk README: ovf, mf, cert, disks; ustar; DSP0243 2.1 §6.4 SHA256", tar.FormatUSTAR,
+		{
+			"ovftool", "open-vmdk README: ovf, mf, cert, disks; ustar; DSP0243 2.1 §6.4 SHA256", tar.FormatUSTAR,
 			join(vmware[:1], []tarFile{manifestOf("my web.mf", "SHA256(%s)= %x\n", vmware...), file0("my web.cert", "SHA256(my web.mf)= 00\n-----BEGIN CERTIFICATE-----\n")}, vmware[1:]),
-			[]disk.Image{disk1, disk2, pattern{size: 3 << 20}}, vmwareMeta},
-		{"ovftool, mf last", "DSP0243 1.1 §5.3: ovf, files, mf, cert; CRLF lines", tar.FormatUSTAR,
+			[]disk.Image{disk1, disk2, pattern{size: 3 << 20}},
+			vmwareMeta,
+		},
+		{
+			"ovftool, mf last", "DSP0243 1.1 §5.3: ovf, files, mf, cert; CRLF lines", tar.FormatUSTAR,
 			join(vmware, []tarFile{manifestOf("my web.mf", "SHA1(%s)= %x\r\n", vmware...)}),
-			[]disk.Image{disk1, disk2, pattern{size: 3 << 20}}, vmwareMeta},
-		{"packed by openssl 3", "openssl dgst writes SHA2-512(name)= hex", tar.FormatGNU,
+			[]disk.Image{disk1, disk2, pattern{size: 3 << 20}},
+			vmwareMeta,
+		},
+		{
+			"packed by openssl 3", "openssl dgst writes SHA2-512(name)= hex", tar.FormatGNU,
 			join(vmware, []tarFile{manifestOf("my web.mf", "SHA2-512(%s)= %x\n", vmware...)}),
-			[]disk.Image{disk1, disk2, pattern{size: 3 << 20}}, vmwareMeta},
-		{"VirtualBox", "ApplianceImplExport.cpp writes GNU tar headers, and the manifest last as SHA1 (name) = hex", tar.FormatGNU,
-			[]tarFile{file0("web.ovf", ovfVirtualBox), {name: "web-disk001.vmdk", content: s1},
-				manifestOf("web.mf", "SHA1 (%s) = %x\n", file0("web.ovf", ovfVirtualBox), tarFile{name: "web-disk001.vmdk", content: s1})},
-			[]disk.Image{disk1}, disk.Meta{Name: "web", Description: "made in a box", Firmware: "uefi", DiskBus: "sata", NIC: "e1000", CPUs: 1, MinRAM: 1024,
-				OSType: "linux", OSDistro: "debian", Arch: "x86_64"}},
-		{"OVF 0.9, sparse disk first", "ovfreader.cpp: OVF09_URI_string", tar.FormatUSTAR,
+			[]disk.Image{disk1, disk2, pattern{size: 3 << 20}},
+			vmwareMeta,
+		},
+		{
+			"VirtualBox", "ApplianceImplExport.cpp writes GNU tar headers, and the manifest last as SHA1 (name) = hex", tar.FormatGNU,
+			[]tarFile{
+				file0("web.ovf", ovfVirtualBox),
+				{name: "web-disk001.vmdk", content: s1},
+				manifestOf("web.mf", "SHA1 (%s) = %x\n", file0("web.ovf", ovfVirtualBox), tarFile{name: "web-disk001.vmdk", content: s1}),
+			},
+			[]disk.Image{disk1},
+			disk.Meta{
+				Name: "web", Description: "made in a box", Firmware: "uefi", DiskBus: "sata", NIC: "e1000", CPUs: 1, MinRAM: 1024,
+				OSType: "linux", OSDistro: "debian", Arch: "x86_64",
+			},
+		},
+		{
+			"OVF 0.9, sparse disk first", "ovfreader.cpp: OVF09_URI_string", tar.FormatUSTAR,
 			[]tarFile{{name: "old.vmdk", content: sparse}, file0("old.ovf", ovf09)},
-			[]disk.Image{disk1}, disk.Meta{Name: "old", Description: "first draft", DiskBus: "ide", CPUs: 1, MinRAM: 256, OSType: "linux"}},
-		{"oVirt", "pack_ova.py: python tarfile with PAX headers, vm.ovf, nvram.dat, pad, disks by UUID", tar.FormatPAX,
+			[]disk.Image{disk1},
+			disk.Meta{Name: "old", Description: "first draft", DiskBus: "ide", CPUs: 1, MinRAM: 256, OSType: "linux"},
+		},
+		{
+			"oVirt", "pack_ova.py: python tarfile with PAX headers, vm.ovf, nvram.dat, pad, disks by UUID", tar.FormatPAX,
 			[]tarFile{file0("vm.ovf", ovfOVirt), file0("nvram.dat", "data"), file0("pad", strings.Repeat("\x00", 2048)), {name: "0aec", content: q1}, {name: "77aa", content: q2}},
-			[]disk.Image{disk2, disk1}, disk.Meta{Name: "engine", DiskBus: "virtio", NIC: "3", CPUs: 4, MinRAM: 4096, OSType: "linux"}},
-		{"OVF 2.0 in chunks", "DSP0243 2.1 §7.1, §8.1, §9.8", tar.FormatUSTAR,
-			[]tarFile{file0("two.ovf", ovf20), {name: "two.vmdk.000000001", content: s1[100000:200000]}, {name: "two.vmdk.000000000", content: s1[:100000]},
-				{name: "two.vmdk.000000002", content: s1[200000:300000]}, {name: "two.vmdk.000000003", content: s1[300000:]},
-				manifestOf("two.mf", "SHA256(%s)= %x\n", tarFile{name: "two.vmdk.000000001", content: s1[100000:200000]}, tarFile{name: "two.vmdk", content: s1})},
-			[]disk.Image{disk1}, disk.Meta{Name: "züri", DiskBus: "scsi", CPUs: 8, MinRAM: 2048}},
-		{"VMware's snapshot names", "virt-v2v input_ova.ml, find_file_or_snapshot (RHBZ#1570407)", tar.FormatUSTAR,
+			[]disk.Image{disk2, disk1},
+			disk.Meta{Name: "engine", DiskBus: "virtio", NIC: "3", CPUs: 4, MinRAM: 4096, OSType: "linux"},
+		},
+		{
+			"OVF 2.0 in chunks", "DSP0243 2.1 §7.1, §8.1, §9.8", tar.FormatUSTAR,
+			[]tarFile{
+				file0("two.ovf", ovf20),
+				{name: "two.vmdk.000000001", content: s1[100000:200000]},
+				{name: "two.vmdk.000000000", content: s1[:100000]},
+				{name: "two.vmdk.000000002", content: s1[200000:300000]},
+				{name: "two.vmdk.000000003", content: s1[300000:]},
+				manifestOf("two.mf", "SHA256(%s)= %x\n", tarFile{name: "two.vmdk.000000001", content: s1[100000:200000]}, tarFile{name: "two.vmdk", content: s1}),
+			},
+			[]disk.Image{disk1},
+			disk.Meta{Name: "züri", DiskBus: "scsi", CPUs: 8, MinRAM: 2048},
+		},
+		{
+			"VMware's snapshot names", "virt-v2v input_ova.ml, find_file_or_snapshot (RHBZ#1570407)", tar.FormatUSTAR,
 			[]tarFile{bare, {name: "bare.vmdk.000000000", content: s1}, manifestOf("bare.mf", "SHA256(%s)= %x\n", tarFile{name: "bare.vmdk", content: s1})},
-			[]disk.Image{disk1}, bareMeta},
-		{"script", "a bare descriptor, V7 names with ./", tar.FormatUSTAR, []tarFile{file0("./bare.ovf", ovfBare), {name: "./bare.vmdk", content: s1}},
-			[]disk.Image{disk1}, bareMeta},
-		{"folder", "virt-v2v tests/test-i-ova-subfolders", tar.FormatUSTAR,
-			[]tarFile{{name: "x/", header: tar.Header{Typeflag: tar.TypeDir, Mode: 0o755}}, file0("x/bare.ovf", ovfBare), {name: "x/bare.vmdk", content: s1}, file0("bare.vmdk", "not this one"),
-				manifestOf("x/bare.mf", "SHA1(%s)= %x\n", bare)},
-			[]disk.Image{disk1}, bareMeta},
-		{"macOS tar", "bsdtar writes AppleDouble files ._NAME before each", tar.FormatPAX,
+			[]disk.Image{disk1},
+			bareMeta,
+		},
+		{
+			"script", "a bare descriptor, V7 names with ./", tar.FormatUSTAR,
+			[]tarFile{file0("./bare.ovf", ovfBare), {name: "./bare.vmdk", content: s1}},
+			[]disk.Image{disk1},
+			bareMeta,
+		},
+		{
+			"folder", "virt-v2v tests/test-i-ova-subfolders", tar.FormatUSTAR,
+			[]tarFile{
+				{name: "x/", header: tar.Header{Typeflag: tar.TypeDir, Mode: 0o755}},
+				file0("x/bare.ovf", ovfBare),
+				{name: "x/bare.vmdk", content: s1},
+				file0("bare.vmdk", "not this one"),
+				manifestOf("x/bare.mf", "SHA1(%s)= %x\n", bare),
+			},
+			[]disk.Image{disk1},
+			bareMeta,
+		},
+		{
+			"macOS tar", "bsdtar writes AppleDouble files ._NAME before each", tar.FormatPAX,
 			[]tarFile{file0("._bare.ovf", "\x00\x05\x16\x07"), bare, file0("._bare.vmdk", "\x00\x05\x16\x07"), {name: "bare.vmdk", content: s1}, file0("._bare.mf", "\x00")},
-			[]disk.Image{disk1}, bareMeta},
-		{"long names, PAX", "POSIX.1-2001 path records", tar.FormatPAX,
+			[]disk.Image{disk1},
+			bareMeta,
+		},
+		{
+			"long names, PAX", "POSIX.1-2001 path records", tar.FormatPAX,
 			[]tarFile{file0("bare.ovf", strings.Replace(ovfBare, "bare.vmdk", strings.Repeat("é", 120), 1)), {name: strings.Repeat("é", 120), content: s1}},
-			[]disk.Image{disk1}, bareMeta},
-		{"long names, GNU", "GNU tar manual, ././@LongLink", tar.FormatGNU,
+			[]disk.Image{disk1},
+			bareMeta,
+		},
+		{
+			"long names, GNU", "GNU tar manual, ././@LongLink", tar.FormatGNU,
 			[]tarFile{file0("bare.ovf", strings.Replace(ovfBare, "bare.vmdk", strings.Repeat("n", 200), 1)), {name: strings.Repeat("n", 200), content: s1}},
-			[]disk.Image{disk1}, bareMeta},
-		{"two descriptors", "Appliance::i_readFSOVA picks the first", tar.FormatUSTAR,
-			[]tarFile{bare, {name: "bare.vmdk", content: s1}, file0("other.ovf", ovfVMware)}, []disk.Image{disk1}, bareMeta},
-		{"flat extent", "VDF 5.0, monolithicFlat: descriptor and flat file as members", tar.FormatUSTAR,
-			[]tarFile{bare, file0("bare.vmdk", "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n\nRW 2048 FLAT \"bare-flat.vmdk\" 0\n\nddb.adapterType = \"lsilogic\"\n"),
-				{name: "bare-flat.vmdk", content: all(t, disk1)}, manifestOf("bare.mf", "SHA1(%s)= %x\n", tarFile{name: "bare-flat.vmdk", content: all(t, disk1)})},
-			[]disk.Image{disk1}, bareMeta},
+			[]disk.Image{disk1},
+			bareMeta,
+		},
+		{
+			"two descriptors", "Appliance::i_readFSOVA picks the first", tar.FormatUSTAR,
+			[]tarFile{bare, {name: "bare.vmdk", content: s1}, file0("other.ovf", ovfVMware)},
+			[]disk.Image{disk1},
+			bareMeta,
+		},
+		{
+			"flat extent", "VDF 5.0, monolithicFlat: descriptor and flat file as members", tar.FormatUSTAR,
+			[]tarFile{
+				bare, file0("bare.vmdk", "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n\nRW 2048 FLAT \"bare-flat.vmdk\" 0\n\nddb.adapterType = \"lsilogic\"\n"),
+				{name: "bare-flat.vmdk", content: all(t, disk1)},
+				manifestOf("bare.mf", "SHA1(%s)= %x\n", tarFile{name: "bare-flat.vmdk", content: all(t, disk1)}),
+			},
+			[]disk.Image{disk1},
+			bareMeta,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			img := disk.Bytes(packTar(t, tc.format, tc.files...))

@@ -34,8 +34,10 @@ func TestVariants(t *testing.T) {
 			binary.LittleEndian.PutUint32(p[at.directory*sector+4:], 1)
 			return p
 		}, edit: func(h *header) { h.version, h.flags = 2, h.flags|flagZeroGrain }}, false},
-		{"version 3", "VMware KB 2064959: changed block tracking", spec{edit: func(h *header) { h.version = 3 },
-			text: text("monolithicSparse", "RW 10240 SPARSE \"x.vmdk\"", "", "# Change Tracking File", "changeTrackPath=\"x-ctk.vmdk\"")}, true},
+		{"version 3", "VMware KB 2064959: changed block tracking", spec{
+			edit: func(h *header) { h.version = 3 },
+			text: text("monolithicSparse", "RW 10240 SPARSE \"x.vmdk\"", "", "# Change Tracking File", "changeTrackPath=\"x-ctk.vmdk\""),
+		}, true},
 		{"4 KiB grains", "VDF, grainSize: a power of 2, at least 4 KiB", spec{grain: 8}, true},
 		{"512 B grains", "qemu: any granularity", spec{grain: 1, size: 600 * kib}, true},
 		{"1 MiB grains", "qemu: up to 1 GiB", spec{grain: 2048, size: 20 * mib}, true},
@@ -145,10 +147,14 @@ func TestMultiExtent(t *testing.T) {
 		{"sparse", text("twoGbMaxExtentSparse", `RW 2048 SPARSE "a-s001.vmdk"`), disktest.Runs(mib, disk.Extent{Len: 256 * kib})},
 		{"ESX sparse", text("vmfsSparse", `RW 8192 VMFSSPARSE "a-delta.vmdk"`), disktest.Runs(4*mib, odds...)},
 		{"flat with an offset", text("monolithicFlat", `RW 8 FLAT "a b.vmdk"`), disktest.Pattern(4*kib, nil)},
-		{"mixed", text("custom", `RW 2048 SPARSE "a-s001.vmdk"`, `RDONLY 128 FLAT "ünï.vmdk" 8`, `RW 4096 ZERO`),
-			disktest.Runs(mib+64*kib+2*mib, disk.Extent{Len: 256 * kib}, disk.Extent{Off: mib, Len: 64 * kib})},
-		{"parts of one file", text("vmfs", `RW 8 VMFS "a b.vmdk"`, `RW 2040 ZERO`, `rw 128 flat "a b.vmdk" 8 partitionUUID x`),
-			disktest.Runs(mib+64*kib, disk.Extent{Len: 4 * kib}, disk.Extent{Off: mib, Len: 64 * kib})},
+		{
+			"mixed", text("custom", `RW 2048 SPARSE "a-s001.vmdk"`, `RDONLY 128 FLAT "ünï.vmdk" 8`, `RW 4096 ZERO`),
+			disktest.Runs(mib+64*kib+2*mib, disk.Extent{Len: 256 * kib}, disk.Extent{Off: mib, Len: 64 * kib}),
+		},
+		{
+			"parts of one file", text("vmfs", `RW 8 VMFS "a b.vmdk"`, `RW 2040 ZERO`, `rw 128 flat "a b.vmdk" 8 partitionUUID x`),
+			disktest.Runs(mib+64*kib, disk.Extent{Len: 4 * kib}, disk.Extent{Off: mib, Len: 64 * kib}),
+		},
 		{"zeros only", text("custom", "NOACCESS 100 ZERO"), disktest.Runs(51200)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
