@@ -101,9 +101,13 @@ func (p *Pipeline) Plan(ctx context.Context, spec CopySpec) (rec *Record, err er
 		note = "the name exists: a success without work if it holds the same disk, refused otherwise"
 	}
 	for _, s := range []Stage{
-		{Name: "checking the destination"}, {Name: "opening the source"}, {Name: "comparing", Note: note},
-		{Name: "laying out", Note: j.format}, {Name: "sending", Note: fmt.Sprintf("%d bytes", rec.Bytes)},
-		{Name: "verifying"}, {Name: "registering"},
+		{Name: "checking the destination"},
+		{Name: "opening the source"},
+		{Name: "comparing", Note: note},
+		{Name: "laying out", Note: j.format},
+		{Name: "sending", Note: fmt.Sprintf("%d bytes", rec.Bytes)},
+		{Name: "verifying"},
+		{Name: "registering"},
 	} {
 		s.Outcome = outcomePlanned
 		rec.Stages = append(rec.Stages, s)
