@@ -17,6 +17,10 @@ const (
 	digestRead = 1 << 20
 )
 
+// DigestAlgorithm names the tree digest (see Sum) where digests of several
+// algorithms meet.
+const DigestAlgorithm = "tree"
+
 // Sum is the tree digest of img, in hex: SHA-256 over the SHA-256s (32 bytes
 // each) of the 4 MiB chunks of the image, which is padded with zeros to a
 // multiple of SectorSize, followed by the padded size as 8 big-endian bytes.

@@ -118,7 +118,7 @@ type Upload interface {
 }
 
 // A Digest is of the exact bytes of a container, by the named algorithm:
-// "tree" is disk.Digest's, the others are the clouds' own ("sha512", "md5").
+// disk.DigestAlgorithm is disk.Sum's, the others are the clouds' own ("sha512", "md5").
 type Digest struct{ Algorithm, Sum string }
 
 // A Deleter removes an image for good. Instances are never deleted.

@@ -15,9 +15,6 @@ import (
 	"chromogenic/providers"
 )
 
-// digestAlgorithm is the one of disk.Sum.
-const digestAlgorithm = "tree"
-
 // Accepts gives the one format in which an image is kept: that of the spec's
 // store, else of the provider's, or the one that is handed over.
 func (p *Provider) Accepts(spec providers.Spec) ([]string, error) {
@@ -131,7 +128,7 @@ func (u *upload) Verify(ctx context.Context) (providers.Digest, error) {
 	if err != nil {
 		return providers.Digest{}, fmt.Errorf("verify %.80q: %w", u.spec.Name, err)
 	}
-	return providers.Digest{Algorithm: digestAlgorithm, Sum: sum}, nil
+	return providers.Digest{Algorithm: disk.DigestAlgorithm, Sum: sum}, nil
 }
 
 func (t *temp) sum(ctx context.Context) (string, error) {

@@ -83,7 +83,7 @@ func sum(t *testing.T, algorithm string, img disk.Image) string {
 		t.Fatal(err)
 	}
 	switch algorithm {
-	case "tree":
+	case disk.DigestAlgorithm:
 		s, err := disk.Sum(t.Context(), img, nil)
 		if err != nil {
 			t.Fatal(err)
