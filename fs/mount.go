@@ -79,7 +79,9 @@ func Mount(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{tree: t, fuse: srv, mountpoint: dir, cancel: cancel}
-	s.stop = context.AfterFunc(ctx, func() { _ = s.Unmount() })
+	live := make(chan struct{})
+	s.stop = context.AfterFunc(ctx, func() { <-live; _ = s.Unmount() })
+	close(live)
 	return s, nil
 }
 

@@ -171,18 +171,18 @@ func (j *job) checkDestination(context.Context) error {
 // open makes the source ready: that of a site is captured first if it is a live
 // machine; bytes from outside are taken apart as the format that was stated.
 func (j *job) open(ctx context.Context) error {
-	if err := j.openSource(); err != nil {
+	if err := j.openSource(ctx); err != nil {
 		return err
 	}
 	j.rec.VirtualSize = j.src.facts.Disks[0].Size
-	src, err := j.src.lease.get()
+	src, err := j.src.lease.get(ctx)
 	if err != nil {
 		return err
 	}
 	return src.machine.Verify(ctx)
 }
 
-func (j *job) openSource() error {
+func (j *job) openSource(ctx context.Context) error {
 	v := j.spec.From
 	if v == nil {
 		if s, ok := j.spec.Image.(spoolImage); ok {
@@ -203,7 +203,7 @@ func (j *job) openSource() error {
 	}
 	j.p.retain(v.core)
 	j.held, j.src = v.core, v.core
-	src, err := v.lease.get()
+	src, err := v.lease.get(ctx)
 	if err != nil || v.Ref.Entry.Kind == providers.Images {
 		return err
 	}
@@ -221,7 +221,7 @@ func (j *job) own(src *source, e providers.Entry) error {
 	}
 	j.src = &core{p: j.p, facts: f, seed: SeedOf(f.Disks[0].Map)}
 	j.src.Ref = Ref{Entry: e, Format: f.Format}
-	j.src.lease = &lease{src: src, keep: true}
+	j.src.lease = &lease{ctx: j.p.ctx, src: src, keep: true}
 	return nil
 }
 

@@ -5,7 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -41,18 +41,24 @@ type site struct {
 	lists map[providers.Kind]*list
 }
 
-// A list is one kind's listing. Its lock is held while the provider is asked, so
-// that all who want the listing wait for one.
+// A list is one kind's listing. Who asks the provider holds the turn, so that all
+// who want the listing wait for one, each as long as it likes.
 type list struct {
-	mu    sync.Mutex
-	last  Listing
-	valid bool // last was asked for and nothing has been refreshed since
+	turn  chan struct{} // one token
+	last  Listing       // of who has the turn
+	valid atomic.Bool   // nothing has changed since the provider was asked for last
+}
+
+func newList() *list {
+	l := &list{turn: make(chan struct{}, 1)}
+	l.turn <- struct{}{}
+	return l
 }
 
 func newSite(o Site) *site {
 	s := &site{
 		provider: o.Provider, clean: cmp.Or(o.Clean, "auto"), snapshot: o.Snapshot,
-		lists: map[providers.Kind]*list{providers.Images: {}, providers.Instances: {}},
+		lists: map[providers.Kind]*list{providers.Images: newList(), providers.Instances: newList()},
 	}
 	if pr, ok := o.Provider.(providers.Prober); ok {
 		s.prober = pr.ProbeOnList()
@@ -100,15 +106,20 @@ func (p *Pipeline) list(ctx context.Context, name string, kind providers.Kind, n
 	if !ok {
 		return Listing{}, disk.Errorf(disk.NotFound, "list %s of %s: no such kind", kind, name)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	select {
+	case <-l.turn:
+		defer func() { l.turn <- struct{}{} }()
+	case <-ctx.Done():
+		return Listing{}, fmt.Errorf("list %s of %s: %w", kind, name, ctx.Err())
+	}
 	fresh := freshCloud
 	if s.prober {
 		fresh = freshFolder
 	}
-	if l.valid && time.Since(l.last.At) < fresh && !(now && s.prober) {
+	if l.valid.Load() && time.Since(l.last.At) < fresh && !(now && s.prober) {
 		return l.last, nil
 	}
+	l.valid.Store(true) // what is forgotten from here on, this listing need not show
 	entries, err := s.provider.List(ctx, kind)
 	if err == nil {
 		p.keepPin(s, kind)
@@ -117,6 +128,7 @@ func (p *Pipeline) list(ctx context.Context, name string, kind providers.Kind, n
 		err = p.probe(ctx, name, entries)
 	}
 	if err != nil {
+		l.valid.Store(false)
 		if !s.prober && !l.last.At.IsZero() && disk.KindOf(err) == disk.Unreachable {
 			stale := l.last
 			stale.Stale = true
@@ -127,7 +139,7 @@ func (p *Pipeline) list(ctx context.Context, name string, kind providers.Kind, n
 	slices.SortFunc(entries, func(a, b providers.Entry) int {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))
 	})
-	l.last, l.valid = Listing{Entries: entries, At: time.Now()}, true
+	l.last = Listing{Entries: entries, At: time.Now()}
 	return l.last, nil
 }
 
@@ -178,9 +190,7 @@ func (p *Pipeline) Forget(name string) {
 		return
 	}
 	for _, l := range s.lists {
-		l.mu.Lock()
-		l.valid = false
-		l.mu.Unlock()
+		l.valid.Store(false)
 	}
 }
 

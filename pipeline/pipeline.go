@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -42,6 +43,9 @@ type Pipeline struct {
 	known *otter.Cache[string, *facts]
 	limit int64 // of all spools together; 0 is none
 
+	ctx  context.Context // of what no caller waits for: ends with Close
+	stop context.CancelFunc
+
 	mu      sync.Mutex
 	cores   map[string]*core // those that have users
 	late    []*waiting       // uses that their views have given up, the oldest first
@@ -58,6 +62,7 @@ func New(o Options) (*Pipeline, error) {
 		limit: o.SpoolLimit,
 		cores: map[string]*core{},
 	}
+	p.ctx, p.stop = context.WithCancel(context.Background())
 	var err error
 	p.known, err = otter.New(&otter.Options[string, *facts]{
 		MaximumWeight: factsBudget,
@@ -89,6 +94,7 @@ func (p *Pipeline) SiteNames() []string { return p.names }
 // Close ends all views and leaves the state directory to the next. Spools must
 // be closed before.
 func (p *Pipeline) Close() error {
+	p.stop()
 	p.mu.Lock()
 	cores := p.cores
 	p.cores, p.late = map[string]*core{}, nil

@@ -56,12 +56,11 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 // stored after all.
 func (s *Spool) settle() error {
 	if len(s.cands) > 0 {
-		src := s.cands[0].image
 		buf := make([]byte, 1<<20)
 		for _, r := range s.same {
 			for off := r.from; off < r.to; {
 				n := min(r.to-off, int64(len(buf)))
-				if err := disk.ReadFull(src, buf[:n], off); err != nil {
+				if err := s.fetch(buf[:n], off); err != nil {
 					return fmt.Errorf("fetch recognised bytes: %w", err)
 				}
 				if _, err := s.store(buf[:n], off); err != nil {
@@ -74,6 +73,18 @@ func (s *Spool) settle() error {
 	s.forget()
 	s.plain = true
 	return nil
+}
+
+// fetch reads recognised bytes from the first candidate that gives them: all of
+// them equal what was written.
+func (s *Spool) fetch(p []byte, off int64) error {
+	var err error
+	for _, c := range s.cands {
+		if err = disk.ReadFull(c.image, p, off); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // Bind takes n bytes of v at offset from as the spool's at offset to: what

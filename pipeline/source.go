@@ -97,7 +97,8 @@ func decode(src providers.Source, t trust) (*source, error) {
 // A lease opens a source when it is first needed and closes it at the end. All
 // views of one image share one.
 type lease struct {
-	open func() (*source, error)
+	ctx  context.Context // of readers, who have none: the pipeline's
+	open func(context.Context) (*source, error)
 	keep bool // the source is the caller's: never closed here
 
 	mu     sync.Mutex // held while the source is opened, which may take long
@@ -107,14 +108,14 @@ type lease struct {
 }
 
 // get gives the source. An error is not remembered: the provider may come back.
-func (l *lease) get() (*source, error) {
+func (l *lease) get(ctx context.Context) (*source, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil, disk.ErrClosed
 	}
 	if l.src == nil {
-		src, err := l.open()
+		src, err := l.open(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -163,7 +164,7 @@ func (l leased) Extent(off, n int64) (disk.Extent, error) {
 }
 
 func (l leased) ReadAt(p []byte, off int64) (int, error) {
-	src, err := l.get()
+	src, err := l.get(l.ctx)
 	if err != nil {
 		return 0, err
 	}

@@ -179,7 +179,7 @@ func (s *Spool) read(p []byte, off int64) error {
 		n := to - off
 		if !in {
 			clear(p[:n])
-		} else if err := disk.ReadFull(s.cands[0].image, p[:n], off); err != nil {
+		} else if err := s.fetch(p[:n], off); err != nil {
 			return err
 		}
 		p, off = p[n:], to
@@ -340,6 +340,10 @@ func fileExtent(f *os.File, off, n int64) (disk.Extent, error) {
 	hole, err := unix.Seek(int(f.Fd()), off, unix.SEEK_HOLE)
 	if err != nil {
 		return disk.Extent{}, fmt.Errorf("find hole of spool at offset %d: %w", off, err)
+	}
+	// A hole can be dug at off between the two calls; data is the safe answer.
+	if hole <= off {
+		hole = off + n
 	}
 	return disk.Extent{Off: off, Len: min(hole-off, n)}, nil
 }

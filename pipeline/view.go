@@ -118,12 +118,11 @@ func (p *Pipeline) compose(ctx context.Context, r Ref) (*core, error) {
 	}
 	c := &core{p: p, Ref: r, facts: f, seed: seed(r.Entry)}
 	// The source may be opened long after the caller of View has gone.
-	bg := context.WithoutCancel(ctx)
-	c.lease = &lease{open: func() (*source, error) {
+	c.lease = &lease{ctx: p.ctx, open: func(ctx context.Context) (*source, error) {
 		if r.Entry.Kind == providers.Instances {
-			return p.capture(bg, r.Site, r.Entry)
+			return p.capture(ctx, r.Site, r.Entry)
 		}
-		return p.openSource(bg, r.Site, r.Entry, !f.fluid) // for its facts
+		return p.openSource(ctx, r.Site, r.Entry, !f.fluid) // for its facts
 	}}
 	if c.image, err = c.lay(r.Format, r.Disk, nil); err != nil {
 		return nil, fmt.Errorf("show %q of %s as %s: %w", r.Entry.Name, r.Site, r.Format, err)
