@@ -86,7 +86,7 @@ func (p *Pipeline) Plan(ctx context.Context, spec CopySpec) (rec *Record, err er
 	defer j.done()
 	for _, do := range []func() error{
 		func() error { return j.checkDestination(ctx) },
-		func() error { return j.open(ctx) },
+		j.look,
 		j.layOut,
 	} {
 		if err := do(); err != nil {
@@ -174,7 +174,6 @@ func (j *job) open(ctx context.Context) error {
 	if err := j.openSource(ctx); err != nil {
 		return err
 	}
-	j.rec.VirtualSize = j.src.facts.Disks[0].Size
 	src, err := j.src.lease.get(ctx)
 	if err != nil {
 		return err
@@ -182,35 +181,49 @@ func (j *job) open(ctx context.Context) error {
 	return src.machine.Verify(ctx)
 }
 
-func (j *job) openSource(ctx context.Context) error {
-	v := j.spec.From
-	if v == nil {
-		if s, ok := j.spec.Image.(spoolImage); ok {
-			if err := s.whole(); err != nil {
-				return err
-			}
-		}
-		src, err := decode(providers.Source{Image: j.spec.Image, Format: j.spec.Format}, trust{ambiguous: true})
-		if err != nil {
-			return err
-		}
-		if src.format.Name == formatRaw {
-			if err := checkWhole(src); err != nil {
-				return err
-			}
-		}
-		return j.own(src, providers.Entry{Kind: providers.Images, Name: j.spec.Name})
+// look is open for a plan: it captures nothing and reads no content.
+func (j *job) look() error {
+	if v := j.spec.From; v != nil {
+		j.p.retain(v.core)
+		j.held, j.src = v.core, v.core
+	} else if err := j.openBytes(); err != nil {
+		return err
 	}
-	j.p.retain(v.core)
-	j.held, j.src = v.core, v.core
-	src, err := v.lease.get(ctx)
-	if err != nil || v.Ref.Entry.Kind == providers.Images {
+	j.rec.VirtualSize = j.src.facts.Disks[0].Size
+	return nil
+}
+
+func (j *job) openSource(ctx context.Context) error {
+	if err := j.look(); err != nil || j.spec.From == nil {
+		return err
+	}
+	src, err := j.held.lease.get(ctx)
+	if err != nil || j.held.Ref.Entry.Kind == providers.Images {
 		return err
 	}
 	// The view of a live machine is dense; its capture has the holes it has.
-	e := v.Ref.Entry
+	e := j.held.Ref.Entry
 	e.Kind = providers.Images
 	return j.own(src, e)
+}
+
+// openBytes takes apart what comes from outside any site.
+func (j *job) openBytes() error {
+	if s, ok := j.spec.Image.(spoolImage); ok {
+		if err := s.whole(); err != nil {
+			return err
+		}
+	}
+	src, err := decode(providers.Source{Image: j.spec.Image, Format: j.spec.Format}, trust{ambiguous: true})
+	if err != nil {
+		return err
+	}
+	if src.format.Name == formatRaw {
+		if err := checkWhole(src); err != nil {
+			return err
+		}
+	}
+	return j.own(src, providers.Entry{Kind: providers.Images, Name: j.spec.Name})
 }
 
 // own makes a core of a source that stays somebody else's to close.
@@ -262,7 +275,7 @@ func (j *job) natural() string {
 	if j.diskOf() > 0 {
 		return formatRaw // one disk of a machine is not its container
 	}
-	if f := j.src.facts.Format; f != "ovf" {
+	if f := j.src.facts.Format; f != formatOVF {
 		return f
 	}
 	return formatOVA
@@ -422,7 +435,7 @@ func (j *job) guestDigest(ctx context.Context, sent string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("digest virtual disk: %w", err)
 	}
-	if v := j.spec.From; v != nil && v.Ref.Entry.Kind == providers.Images && !v.facts.Parts {
+	if v := j.spec.From; v != nil && v.Ref.Entry.Kind == providers.Images && v.Settled() {
 		if old := j.p.KnownDigest(v.Ref); old != "" && old != now {
 			err := disk.Errorf(disk.Malformed, "read source: digest %s, it was %s before", now, old)
 			return "", disk.Hint(err, "the storage of the source gives other bytes than before: check it")

@@ -33,7 +33,7 @@ func (p *Pipeline) GuestDigest(ctx context.Context, r Ref) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if sum := p.KnownDigest(r); sum != "" && !f.Parts {
+	if sum := p.KnownDigest(r); sum != "" {
 		return sum, nil
 	}
 	r.Format = formatRaw

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/gob"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -20,8 +21,7 @@ const factsBudget = 32 << 20
 
 // fluidTime is how long facts hold that may be others in a moment: of an image
 // that was written so short ago that a clock of coarse ticks (2 s on FAT) need not
-// show the next write, of one whose parts lie in several files, for the version is
-// that of one, and of one that cannot be read.
+// show the next write, and of one that cannot be read.
 const fluidTime = 3 * time.Second
 
 // facts are what one look into an image has told: enough for the size and the
@@ -31,7 +31,6 @@ const fluidTime = 3 * time.Second
 type facts struct {
 	Format    string // of the container
 	Contained bool   // it is one file, so that it can be handed on as it is
-	Parts     bool   // it is several files
 	FileSize  int64
 	File      *layout.Map // holes of the container; nil unless Contained and not raw
 	Disks     []diskFacts
@@ -101,7 +100,7 @@ func (l factsLoader) Load(ctx context.Context, key string) (*facts, error) {
 		var f *facts
 		if f, err = learn(src, l.e); err == nil {
 			f.learned = time.Now()
-			f.fluid = f.Parts || l.e.Kind == providers.Instances || f.learned.Sub(l.e.Updated) < fluidTime
+			f.fluid = l.e.Kind == providers.Instances || f.learned.Sub(l.e.Updated) < fluidTime
 			if !f.fluid {
 				l.keep(key, f)
 			}
@@ -130,7 +129,6 @@ func (l factsLoader) Reload(ctx context.Context, key string, _ *facts) (*facts, 
 // learn looks into an open source: tables, no content.
 func learn(src *source, e providers.Entry) (*facts, error) {
 	f := &facts{Format: src.format.Name, FileSize: src.Size(), Meta: src.machine.Meta}
-	f.Parts = src.resolved
 	f.Contained = !src.resolved && src.format.Layout != nil && e.Kind == providers.Images
 	mapOf := layout.MapOf
 	if e.Kind == providers.Instances {
@@ -154,6 +152,25 @@ func learn(src *source, e providers.Entry) (*facts, error) {
 		}
 	}
 	return f, nil
+}
+
+// check compares facts that may be others by now with the source that is read
+// for them: it is closed and Stale where it is not what it was.
+func (f *facts) check(src *source, e providers.Entry) error {
+	now, err := learn(src, e)
+	if err == nil {
+		var a, b []byte
+		if a, err = f.encode(); err == nil {
+			b, err = now.encode()
+		}
+		if err == nil && !bytes.Equal(a, b) {
+			err = disk.Errorf(disk.Stale, "open image: it has changed since it was looked at")
+		}
+	}
+	if err != nil {
+		return errors.Join(err, src.close())
+	}
+	return nil
 }
 
 // keep writes facts into the state.

@@ -63,6 +63,7 @@ func newSite(o Site) *site {
 	if pr, ok := o.Provider.(providers.Prober); ok {
 		s.prober = pr.ProbeOnList()
 	}
+	assemble(o.Provider)
 	if s.snapshot == "" {
 		s.snapshot = "on-copy"
 		if s.prober {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 
 	"github.com/maypok86/otter/v2"
@@ -46,10 +47,10 @@ type Pipeline struct {
 	ctx  context.Context // of what no caller waits for: ends with Close
 	stop context.CancelFunc
 
-	mu      sync.Mutex
-	cores   map[string]*core // those that have users
-	late    []*waiting       // uses that their views have given up, the oldest first
-	spooled int64            // bytes that all spools hold
+	mu     sync.Mutex
+	cores  map[string]*core   // those that have users
+	late   []*waiting         // uses that their views have given up, the oldest first
+	spools map[*os.File]int64 // bytes that each spool has claimed
 }
 
 // New opens the state directory, which no other process may have open, and
@@ -60,7 +61,7 @@ func New(o Options) (*Pipeline, error) {
 		sites: map[string]*site{},
 		cache: disk.NewCache(disk.CacheOptions{Budget: cmp.Or(o.CacheSize, DefaultCacheSize)}),
 		limit: o.SpoolLimit,
-		cores: map[string]*core{},
+		cores: map[string]*core{}, spools: map[*os.File]int64{},
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	var err error

@@ -38,7 +38,6 @@ type Spool struct {
 
 	closed bool
 	file   *os.File // unlinked; nil while nothing is stored
-	stored int64    // bytes counted in Pipeline.spooled
 }
 
 // NewSpool makes an empty spool.
@@ -51,12 +50,13 @@ func (s *Spool) Size() int64 { return s.size.Load() }
 func (s *Spool) Allocated() int64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.allocated()
+	return allocated(s.file)
 }
 
-func (s *Spool) allocated() int64 {
+// allocated is what a file takes, in bytes; 0 for nil.
+func allocated(f *os.File) int64 {
 	var st unix.Stat_t
-	if s.file == nil || unix.Fstat(int(s.file.Fd()), &st) != nil {
+	if f == nil || unix.Fstat(int(f.Fd()), &st) != nil {
 		return 0
 	}
 	return st.Blocks * 512 // stat(2) counts in 512 bytes whatever the file system does
@@ -98,11 +98,11 @@ func (s *Spool) grow(size int64) {
 
 // store writes into the file, which is made for the first byte.
 func (s *Spool) store(p []byte, off int64) (int, error) {
-	if err := s.claim(int64(len(p))); err != nil {
+	if err := s.p.claim(s.file, int64(len(p))); err != nil {
 		return 0, err
 	}
 	if s.file == nil {
-		f, err := os.CreateTemp(s.p.state.spool, "spool-")
+		f, err := os.CreateTemp(s.p.state.spool, spoolPrefix)
 		if err != nil {
 			return 0, fmt.Errorf("make spool: %w", err)
 		}
@@ -111,6 +111,9 @@ func (s *Spool) store(p []byte, off int64) (int, error) {
 			return 0, errors.Join(fmt.Errorf("make spool: %w", err), f.Close())
 		}
 		s.file = f
+		s.p.mu.Lock()
+		s.p.spools[f] += int64(len(p))
+		s.p.mu.Unlock()
 	}
 	n, err := s.file.WriteAt(p, off)
 	if err != nil {
@@ -119,23 +122,34 @@ func (s *Spool) store(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// claim counts n more bytes against the limit of all spools. What was written
-// twice is counted twice until that reaches the limit.
-func (s *Spool) claim(n int64) error {
-	s.p.mu.Lock()
-	defer s.p.mu.Unlock()
-	if s.p.limit > 0 && s.p.spooled+n > s.p.limit {
-		now := s.allocated()
-		s.p.spooled += now - s.stored
-		s.stored = now
-		if s.p.spooled+n > s.p.limit {
-			err := disk.Errorf(disk.NoSpace, "write spool: the limit of %d bytes for all spools is reached", s.p.limit)
+// claim counts n more bytes of a spool's file, nil for one that is about to be
+// made, against the limit of all spools. What was written twice is counted twice
+// until that reaches the limit; then the file system is asked.
+func (p *Pipeline) claim(f *os.File, n int64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.limit > 0 && p.spooled()+n > p.limit {
+		for f := range p.spools {
+			p.spools[f] = allocated(f)
+		}
+		if p.spooled()+n > p.limit {
+			err := disk.Errorf(disk.NoSpace, "write spool: the limit of %d bytes for all spools is reached", p.limit)
 			return disk.Hint(err, "raise spool_limit, or copy from inside the mount, which needs no spool")
 		}
 	}
-	s.p.spooled += n
-	s.stored += n
+	if f != nil {
+		p.spools[f] += n
+	}
 	return nil
+}
+
+// spooled is the sum of what is counted.
+func (p *Pipeline) spooled() int64 {
+	var sum int64
+	for _, n := range p.spools {
+		sum += n
+	}
+	return sum
 }
 
 // ReadAt reads as io.ReaderAt does.
@@ -278,13 +292,12 @@ func (s *Spool) Close() error {
 	s.forget()
 	s.size.Store(0)
 	s.closed = true
-	s.p.mu.Lock()
-	s.p.spooled -= s.stored
-	s.stored = 0
-	s.p.mu.Unlock()
 	if s.file == nil {
 		return nil
 	}
+	s.p.mu.Lock()
+	delete(s.p.spools, s.file)
+	s.p.mu.Unlock()
 	err := s.file.Close()
 	s.file = nil
 	return err

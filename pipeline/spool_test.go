@@ -183,8 +183,8 @@ func TestSpoolIsAFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if b.spooled != 0 {
-		t.Errorf("%d bytes are still counted as spooled", b.spooled)
+	if n := b.spooled(); n != 0 {
+		t.Errorf("%d bytes are still counted as spooled", n)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -24,6 +25,9 @@ const (
 	bucketDigests = "digests" // imageKey and disk -> guest digest
 	bucketPins    = "pins"    // site and kind -> providers.Pinner's pin
 )
+
+// spoolPrefix begins the names of spools.
+const spoolPrefix = "spool-"
 
 // lockWait is how long a command waits for the database of another process that
 // is about to end.
@@ -66,8 +70,8 @@ func openState(dir string) (*state, error) {
 	return s, nil
 }
 
-// prepare makes the buckets and empties the spool folder: this process owns the
-// directory, so whatever lies there was left by a crash.
+// prepare makes the buckets and removes the spools that a crash has left: this
+// process owns the directory. What else lies in the folder is not ours.
 func (s *state) prepare() error {
 	err := s.db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range []string{bucketMeta, bucketFacts, bucketDigests, bucketPins} {
@@ -89,11 +93,20 @@ func (s *state) prepare() error {
 	if err != nil {
 		return fmt.Errorf("prepare state: %w", err)
 	}
-	if err := os.RemoveAll(s.spool); err != nil {
-		return fmt.Errorf("empty spool folder: %w", err)
-	}
 	if err := os.MkdirAll(s.spool, 0o700); err != nil {
 		return fmt.Errorf("make spool folder: %w", err)
+	}
+	files, err := os.ReadDir(s.spool)
+	if err != nil {
+		return fmt.Errorf("read spool folder: %w", err)
+	}
+	for _, f := range files {
+		if !f.Type().IsRegular() || !strings.HasPrefix(f.Name(), spoolPrefix) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(s.spool, f.Name())); err != nil {
+			return fmt.Errorf("empty spool folder: %w", err)
+		}
 	}
 	return nil
 }

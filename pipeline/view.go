@@ -71,6 +71,11 @@ func (c *core) Allocated() int64 {
 	return n
 }
 
+// Settled tells whether the bytes are sure to be those of the entry's version. Of
+// an image that was written a moment ago they need not be: a later write may
+// have left the version as it is.
+func (c *core) Settled() bool { return !c.facts.fluid }
+
 // ReadAt reads as disk.Image says.
 func (v *View) ReadAt(p []byte, off int64) (int, error) {
 	if v.closed.Load() {
@@ -122,7 +127,11 @@ func (p *Pipeline) compose(ctx context.Context, r Ref) (*core, error) {
 		if r.Entry.Kind == providers.Instances {
 			return p.capture(ctx, r.Site, r.Entry)
 		}
-		return p.openSource(ctx, r.Site, r.Entry, !f.fluid) // for its facts
+		src, err := p.openSource(ctx, r.Site, r.Entry, !f.fluid) // for its facts
+		if err == nil && f.fluid {
+			err = f.check(src, r.Entry)
+		}
+		return src, err
 	}}
 	if c.image, err = c.lay(r.Format, r.Disk, nil); err != nil {
 		return nil, fmt.Errorf("show %q of %s as %s: %w", r.Entry.Name, r.Site, r.Format, err)

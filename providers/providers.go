@@ -199,6 +199,19 @@ type Pinner interface {
 	Reset()
 }
 
+// An Assembler is a provider whose images may lie in several files, of which an
+// entry names one: a descriptor, which leads to the others. These count as bytes
+// of the image: for Version, Updated and Open.
+type Assembler interface {
+	// SetReader tells, before the first listing, how to find out which files
+	// these are. A descriptor has at most as many bytes as limits has for its
+	// format; of other formats there is none. Read opens the image of a source,
+	// asks its Resolve for every file that it needs, and closes what that gave.
+	// It fails only where another try may find more: that an image cannot be
+	// read for what it is, is no error.
+	SetReader(limits map[string]int64, read func(Source) error)
+}
+
 // A Prober is a provider whose entries are so cheap to open that a listing
 // should leave out those that turn out unreadable: a folder, not a cloud.
 type Prober interface {

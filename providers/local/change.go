@@ -57,25 +57,21 @@ func (p *Provider) rename(ctx context.Context, e providers.Entry, name string) (
 	return p.publish(d, e.ID, file, name)
 }
 
-// SetMtime sets the modification time of the image's file, and with it the
-// version; the time that it has already changes nothing.
+// SetMtime sets the modification time of the image's file, and of its parts that
+// are newer, and with it the version; the time that it has already changes
+// nothing.
 func (p *Provider) SetMtime(ctx context.Context, e providers.Entry, mtime time.Time) (providers.Entry, error) {
 	d, err := p.openImage(ctx, e)
 	if err != nil {
 		return providers.Entry{}, fmt.Errorf("set time of %q: %w", e.ID, err)
 	}
 	defer d.close()
-	now := e
-	err = d.folder.times.change(func() (before, after string, err error) {
-		if !e.Updated.Equal(mtime) {
-			if err := d.root.Chtimes(e.ID, time.Time{}, mtime); err != nil {
-				return "", "", fmt.Errorf("set time of image: %w", explain(err))
-			}
+	if !e.Updated.Equal(mtime) {
+		if err := p.retime(d, e, mtime); err != nil {
+			return e, fmt.Errorf("set time of image: %w", explain(err))
 		}
-		now, err = p.entry(d, e.ID)
-		return e.Version, now.Version, err
-	})
-	return now, err
+	}
+	return p.entry(d, e.ID)
 }
 
 // openImage opens the folder of an image that is about to be changed, and checks

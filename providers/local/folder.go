@@ -21,6 +21,7 @@ type folder struct {
 	kind  providers.Kind
 	path  string // absolute
 	times retimed
+	parts assemblies
 
 	mu   sync.Mutex
 	pin  *identity // nil while nothing has been seen there

@@ -17,10 +17,12 @@ import (
 	"chromogenic/providers"
 )
 
-// List lists the folder of a kind, in the order of the files' names. It opens no
-// file: each costs two calls to the kernel. What cannot be read, by its nature
-// or by its permissions, has a Reason; a file whose state cannot be had at all
-// makes the listing fail.
+// List lists the folder of a kind, in the order of the files' names. Each file
+// costs two calls to the kernel, and each part of an image one more. No file is
+// opened but small ones that may be descriptors, once, and again when they or
+// their parts have changed. What cannot be read, by its nature or by its
+// permissions, has a Reason; a file whose state cannot be had at all makes the
+// listing fail.
 func (p *Provider) List(ctx context.Context, kind providers.Kind) ([]providers.Entry, error) {
 	if p.folder(kind) == nil {
 		return nil, nil
@@ -49,6 +51,7 @@ func (p *Provider) List(ctx context.Context, kind providers.Kind) ([]providers.E
 		}
 	}
 	slices.SortFunc(entries, func(a, b providers.Entry) int { return cmp.Compare(a.ID, b.ID) })
+	d.folder.parts.prune(entries)
 	return entries, nil
 }
 
@@ -69,9 +72,15 @@ func (p *Provider) entry(d *dir, file string) (providers.Entry, error) {
 	if err != nil {
 		return providers.Entry{}, err
 	}
+	var parts []part
+	if reason == "" {
+		if parts, err = p.parts(d, file, format, st); err != nil {
+			return providers.Entry{}, err
+		}
+	}
 	e := providers.Entry{
-		Kind: d.folder.kind, ID: file, Version: st.version(), Name: decodeName(stem),
-		Created: st.born, Updated: st.mtime(), Status: "active", Reason: reason,
+		Kind: d.folder.kind, ID: file, Version: versionOf(st, parts), Name: decodeName(stem),
+		Created: st.born, Updated: newest(st, parts), Status: "active", Reason: reason,
 		Format: format, Size: st.size, VirtualSize: -1,
 	}
 	if e.Kind == providers.Instances {

@@ -5,7 +5,9 @@
 //
 // The id of an image is its file's name, its version the size, the modification
 // time and the inode, its name the file's name without the extension (see
-// fileName for the characters that a file name cannot carry).
+// fileName for the characters that a file name cannot carry). The version of an
+// image that lies in several files covers the others too (see parts.go), and its
+// time is that of the newest.
 //
 // Every operation opens the folder anew and leaves it closed, so a disk can be
 // unmounted while the provider lives. What is behind the path is compared with
@@ -58,6 +60,9 @@ type Provider struct {
 	store     string
 	formats   map[string]string // by extension
 
+	limits map[string]int64             // bytes of a descriptor, by format
+	read   func(providers.Source) error // finds the parts of an image; nil for none
+
 	// change is held while a name is checked and taken, so that of two racing
 	// uploads one wins.
 	change sync.Mutex
@@ -75,6 +80,7 @@ var (
 	_ providers.Snapshotter = (*Provider)(nil)
 	_ providers.Prober      = (*Provider)(nil)
 	_ providers.Pinner      = (*Provider)(nil)
+	_ providers.Assembler   = (*Provider)(nil)
 	_ providers.Roomer      = (*Provider)(nil)
 )
 

@@ -36,29 +36,21 @@ func (p *Provider) Open(ctx context.Context, e providers.Entry, n int) (provider
 		d.root.Close()
 		return providers.Source{}, err
 	}
-	if v := img.state.version(); !d.folder.times.same(e.Version, v) {
+	parts, err := p.parts(d, e.ID, format, img.state)
+	if err == nil && !d.folder.times.same(e.Version, versionOf(img.state, parts)) {
+		err = disk.Errorf(disk.Stale, "open %q: image has changed since it was listed", e.ID)
+	}
+	if err != nil {
 		img.Close()
 		d.root.Close()
-		return providers.Source{}, disk.Errorf(disk.Stale, "open %q: image has changed since it was listed", e.ID)
+		return providers.Source{}, explain(err)
 	}
 	return providers.Source{
 		Image:   &rooted{pinned: img, root: d.root},
 		Format:  format,
 		Name:    e.ID,
-		Resolve: d.resolve,
+		Resolve: p.resolver(d, e.ID, format, img.state, parts),
 	}, nil
-}
-
-// resolve opens a file beside an image. It is used only while the root is open.
-func (d *dir) resolve(name string) (disk.Image, error) {
-	if !plainName(name) {
-		return nil, disk.Errorf(disk.Malformed, "open file beside image: %q is not a plain name", name)
-	}
-	img, err := d.openPinned(name)
-	if err != nil {
-		return nil, err // not a nil *pinned
-	}
-	return img, nil
 }
 
 var errNotRegular = disk.Errorf(disk.Unsupported, "%s", reasonNotRegular)
