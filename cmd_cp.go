@@ -46,10 +46,10 @@ type copying struct {
 func copyAction(c *cli.Context) error {
 	job := &copying{c: c}
 	var err error
-	if job.src, err = parseEnd(c.Args().Get(0)); err != nil {
+	if job.src, err = parseFile(c.Args().Get(0)); err != nil {
 		return err
 	}
-	if job.dst, err = parseEnd(c.Args().Get(1)); err != nil {
+	if job.dst, err = parseFile(c.Args().Get(1)); err != nil {
 		return err
 	}
 	if err := job.refuse(); err != nil {

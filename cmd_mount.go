@@ -77,7 +77,7 @@ func serve(c *cli.Context, waiting *parent) error {
 		return err
 	}
 	defer closeLog()
-	p, err := m.config.open(m.state, m.mountpoint, m.log)
+	p, err := m.open(c.Context)
 	if err != nil {
 		return err
 	}
@@ -85,6 +85,7 @@ func serve(c *cli.Context, waiting *parent) error {
 	// From before the mount is there, for whoever sees it may send one.
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGUSR1)
+	keepOnHangup(c.Context)
 	defer signal.Stop(signals)
 	server, err := fs.Mount(c.Context, fs.Options{
 		Pipeline:    p,
@@ -111,6 +112,20 @@ func serve(c *cli.Context, waiting *parent) error {
 	err = m.wait(c.Context, signals, p, server)
 	m.log.Info("unmounted", "mountpoint", m.mountpoint)
 	return errors.Join(err, p.Close())
+}
+
+// handover is how long a mount waits for the state of an earlier one that has been
+// unmounted and is still tidying up.
+const handover = 3 * time.Second
+
+// open makes the pipeline.
+func (m *mounting) open(ctx context.Context) (*pipeline.Pipeline, error) {
+	for end := time.Now().Add(handover); ; {
+		p, err := m.config.open(m.state, m.mountpoint, m.log)
+		if disk.KindOf(err) != disk.Busy || ctx.Err() != nil || time.Now().After(end) {
+			return p, err
+		}
+	}
 }
 
 // newMounting settles what flags, -o, environment and configuration say.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"os"
 	"path/filepath"
+	"time"
 
 	"chromogenic/formats"
 	"chromogenic/fs"
@@ -104,7 +105,9 @@ func (j *copying) toFile() (*pipeline.Record, error) {
 	}
 	rec := &pipeline.Record{
 		Schema:      1,
+		ID:          pipeline.NewID(),
 		State:       "planned",
+		Started:     time.Now(),
 		Source:      placeName(j.src.Provider, j.src.Kind, n.Name),
 		Destination: path,
 		Format:      v.Ref.Format,
@@ -119,7 +122,7 @@ func (j *copying) toFile() (*pipeline.Record, error) {
 	if err := writeFile(j.c.Context, v, path, out); err != nil {
 		return nil, err
 	}
-	rec.State = "done"
+	rec.State, rec.Ended = "done", time.Now()
 	for i := range rec.Stages {
 		rec.Stages[i].Outcome = "done"
 	}

@@ -7,7 +7,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"chromogenic/disk"
 	"chromogenic/formats"
 	"chromogenic/providers"
 	"chromogenic/providers/local"
@@ -24,7 +24,7 @@ import (
 var version = "devel"
 
 // errInterrupted is the cause of a context that SIGINT or SIGTERM has ended.
-var errInterrupted = errors.New("interrupted")
+var errInterrupted = disk.Errorf(disk.Interrupted, "interrupted")
 
 func main() { os.Exit(run()) }
 
@@ -40,21 +40,38 @@ func run() int {
 	return exitStatus(ctx, err)
 }
 
-// untilSignal is a context that ends with errInterrupted at the first SIGINT or
-// SIGTERM. The second one ends the process as if nobody caught it.
+// untilSignal is a context that ends with errInterrupted at the first SIGINT,
+// SIGTERM or SIGHUP: a closed terminal too must leave nothing half made. The
+// second one ends the process as if nobody caught it. A mount takes SIGHUP to
+// refresh, see keepOnHangup.
 func untilSignal(parent context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(parent)
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM)
+	end, hangup := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGINT, syscall.SIGTERM)
+	signal.Notify(hangup, syscall.SIGHUP)
+	ctx = context.WithValue(ctx, hangupKey{}, hangup)
 	go func() {
 		select {
-		case <-c:
+		case <-end:
+			cancel(errInterrupted)
+		case <-hangup:
 			cancel(errInterrupted)
 		case <-ctx.Done():
 		}
-		signal.Stop(c)
+		signal.Stop(end)
+		signal.Stop(hangup)
 	}()
 	return ctx, func() { cancel(nil) }
+}
+
+// hangupKey is the key of the channel of SIGHUP in a context of untilSignal.
+type hangupKey struct{}
+
+// keepOnHangup lets a context of untilSignal outlive SIGHUP.
+func keepOnHangup(ctx context.Context) {
+	if c, ok := ctx.Value(hangupKey{}).(chan os.Signal); ok {
+		signal.Stop(c)
+	}
 }
 
 // newApp is the command line.

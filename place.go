@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"os"
+	"regexp"
 	"strings"
 
 	"chromogenic/disk"
@@ -30,6 +32,21 @@ func parseEnd(s string) (end, error) {
 	}
 	return end{Place: place}, nil
 }
+
+// parseFile is parseEnd for who would make a file of what is no place: a slip of
+// the pen must not.
+func parseFile(s string) (end, error) {
+	e, err := parseEnd(s)
+	if err == nil && likePlace.MatchString(e.Path) {
+		if _, err := os.Lstat(s); err != nil {
+			return end{}, usage("a place is PROVIDER:images/NAME or PROVIDER:instances/NAME; a plain file is ./"+s, "%q is no place", s)
+		}
+	}
+	return e, err
+}
+
+// likePlace is what somebody writes who means a provider.
+var likePlace = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*:`)
 
 // directories are the kinds of entries, in the order of the mount.
 func directories() []providers.Kind { return []providers.Kind{providers.Images, providers.Instances} }

@@ -6,6 +6,7 @@ import (
 	"io"
 	iofs "io/fs"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 )
@@ -63,6 +64,9 @@ type file struct {
 	regular bool // or else a block device
 	sparse  bool // the filesystem tells holes
 	closed  atomic.Bool
+
+	lookOnce  sync.Once
+	unwritten bool // see reserved
 }
 
 var _ Allocator = (*file)(nil)
@@ -140,7 +144,17 @@ func (f *file) Extent(off, n int64) (Extent, error) {
 	if hole <= off {
 		hole = off + n
 	}
-	return Extent{Off: off, Len: min(hole-off, n)}, nil
+	e := Extent{Off: off, Len: min(hole-off, n)}
+	if !f.reserved() {
+		return e, nil
+	}
+	switch run, found := f.firstUnwritten(e.Off, e.Len, false); {
+	case found && run.Off == off:
+		return run, nil
+	case found:
+		e.Len = run.Off - off
+	}
+	return e, nil
 }
 
 func (f *file) shrunk(size int64) error {

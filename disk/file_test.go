@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"chromogenic/disk"
@@ -78,6 +79,61 @@ func TestOpenFileFindsHoles(t *testing.T) {
 	}
 	if n, err := disk.Allocated(img); err != nil || n < 1<<20+1<<16 || n > 2<<20 {
 		t.Errorf("allocated is %d, %v", n, err)
+	}
+}
+
+// TestHolesDoNotDependOnReaders reserves space as libvirt does for a raw disk.
+// Having been read, its pages are in the page cache; it is a hole all the same.
+func TestHolesDoNotDependOnReaders(t *testing.T) {
+	const size = 32 << 20
+	name := filepath.Join(t.TempDir(), "disk.raw")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := syscall.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
+		t.Skipf("the filesystem reserves no space: %v", err)
+	}
+	data := disktest.Runs(size, disk.Extent{Off: 4 << 20, Len: 1 << 20}, disk.Extent{Off: 20<<20 + 4096, Len: 64 << 10})
+	if err := disk.Copy(t.Context(), f, data, disk.CopyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	extents := func() []disk.Extent {
+		img := openFile(t, name)
+		defer img.Close()
+		var all []disk.Extent
+		for e, err := range disk.Extents(img) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, e)
+		}
+		disktest.Compare(t, img, data) // reads all of it
+		return all
+	}
+	first := extents()
+	if diff := cmp.Diff(first, extents()); diff != "" {
+		t.Errorf("reading has changed the extents (-before +after):\n%s", diff)
+	}
+	img := openFile(t, name)
+	defer img.Close()
+	var held int64
+	for _, e := range first {
+		if !e.Zero {
+			held += e.Len
+		}
+	}
+	if held < 1<<20+64<<10 || held > 2<<20 {
+		t.Errorf("%d bytes are data: %v", held, first)
+	}
+	// What is written later into reserved space is data.
+	if _, err := f.WriteAt([]byte("data"), 30<<20); err != nil {
+		t.Fatal(err)
+	}
+	e, err := openFile(t, name).Extent(30<<20, 4096)
+	if err != nil || e.Zero {
+		t.Errorf("extent of what was just written: %+v, %v", e, err)
 	}
 }
 

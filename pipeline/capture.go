@@ -24,7 +24,7 @@ func (p *Pipeline) capture(ctx context.Context, site string, e providers.Entry) 
 		return nil, disk.Errorf(disk.Unsupported, "capture instance %q of %s: the provider cannot take snapshots", e.Name, site)
 	}
 	snap, err := taker.Snapshot(ctx, e, providers.SnapSpec{
-		Job:            newID(),
+		Job:            NewID(),
 		RequireStopped: s.snapshot == "require-stopped",
 		RequireFrozen:  s.snapshot == "require-frozen",
 	})

@@ -117,7 +117,7 @@ func (p *Pipeline) Plan(ctx context.Context, spec CopySpec) (rec *Record, err er
 
 func (p *Pipeline) newJob(spec CopySpec) *job {
 	rec := &Record{
-		Schema: recordSchema, ID: newID(), State: stateRunning, Started: time.Now(),
+		Schema: recordSchema, ID: NewID(), State: stateRunning, Started: time.Now(),
 		Source: spec.Origin, Destination: fmt.Sprintf("%s:images/%s", spec.Site, spec.Name),
 	}
 	if v := spec.From; v != nil {

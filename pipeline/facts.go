@@ -154,18 +154,25 @@ func learn(src *source, e providers.Entry) (*facts, error) {
 	return f, nil
 }
 
+// same tells whether two looks have told the same.
+func (f *facts) same(g *facts) bool {
+	if f == g {
+		return true
+	}
+	a, err := f.encode()
+	if err != nil {
+		return false
+	}
+	b, err := g.encode()
+	return err == nil && bytes.Equal(a, b)
+}
+
 // check compares facts that may be others by now with the source that is read
 // for them: it is closed and Stale where it is not what it was.
 func (f *facts) check(src *source, e providers.Entry) error {
 	now, err := learn(src, e)
-	if err == nil {
-		var a, b []byte
-		if a, err = f.encode(); err == nil {
-			b, err = now.encode()
-		}
-		if err == nil && !bytes.Equal(a, b) {
-			err = disk.Errorf(disk.Stale, "open image: it has changed since it was looked at")
-		}
+	if err == nil && !f.same(now) {
+		err = disk.Errorf(disk.Stale, "open image: it has changed since it was looked at")
 	}
 	if err != nil {
 		return errors.Join(err, src.close())

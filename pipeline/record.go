@@ -73,9 +73,9 @@ type RecordError struct {
 	Hint      string `json:"hint,omitempty"`
 }
 
-// newID makes the id of a job: the time, for people, and chance, for two at a
+// NewID makes the id of a job: the time, for people, and chance, for two at a
 // time.
-func newID() string {
+func NewID() string {
 	var b [3]byte
 	rand.Read(b[:]) // never fails, as crypto/rand says
 	return time.Now().UTC().Format("20060102T150405Z") + "-" + hex.EncodeToString(b[:])

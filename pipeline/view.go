@@ -103,16 +103,14 @@ func (v *View) Close() error {
 func (p *Pipeline) View(ctx context.Context, r Ref) (*View, error) {
 	key := r.key()
 	if r.Entry.Kind == providers.Instances {
-		key += "\x00" + newID() // each view of an instance is a capture of its own
-	} else if c := p.share(key, nil); c != nil {
-		return &View{core: c}, nil
+		key += "\x00" + NewID() // each view of an instance is a capture of its own
 	}
 	c, err := p.compose(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	c.key = key
-	return &View{core: p.share(key, c)}, nil
+	return &View{core: p.share(c)}, nil
 }
 
 // compose makes the core of a Ref: no byte of content is read for it.
@@ -130,6 +128,9 @@ func (p *Pipeline) compose(ctx context.Context, r Ref) (*core, error) {
 		src, err := p.openSource(ctx, r.Site, r.Entry, !f.fluid) // for its facts
 		if err == nil && f.fluid {
 			err = f.check(src, r.Entry)
+		}
+		if disk.KindOf(err) == disk.NotFound { // it was there when it was looked at
+			err = disk.Errorf(disk.Stale, "read image: it is gone: %w", err)
 		}
 		return src, err
 	}}
@@ -237,18 +238,17 @@ const lingering = 5 * time.Second
 // lingerers bounds how many cores wait so.
 const lingerers = 16
 
-// share gives the core that is there for key, or puts c there. Either counts
-// one more user; nil is returned when there is none and c is nil.
-func (p *Pipeline) share(key string, c *core) *core {
+// share gives the core that is there for the same key and of the same size, or
+// puts c there. Either counts one more user. Facts that are looked for anew may be
+// others, and then the old core is that of its old views alone.
+func (p *Pipeline) share(c *core) *core {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if old := p.cores[key]; old != nil {
+	if old := p.cores[c.key]; old != nil && old.facts.same(c.facts) {
 		c = old
 	}
-	if c != nil {
-		p.cores[key] = c
-		c.refs++
-	}
+	p.cores[c.key] = c
+	c.refs++
 	return c
 }
 
