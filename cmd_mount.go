@@ -36,7 +36,7 @@ func mountCommand() *cli.Command {
 		Flags: append(commonFlags(),
 			&cli.BoolFlag{Name: "daemon", Aliases: []string{"d"}, Usage: "go into the background when the mount is live"},
 			&cli.BoolFlag{Name: "read-only", Usage: "take no images", EnvVars: []string{"CHROMOGENIC_READ_ONLY"}},
-			&cli.BoolFlag{Name: "allow-other", Usage: "let other users in, with your rights", EnvVars: []string{"CHROMOGENIC_ALLOW_OTHER"}},
+			&cli.BoolFlag{Name: "allow-other", Usage: "let other users read, with your rights", EnvVars: []string{"CHROMOGENIC_ALLOW_OTHER"}},
 			&cli.BoolFlag{Name: "allow-delete", Usage: "let rm delete images", EnvVars: []string{"CHROMOGENIC_ALLOW_DELETE"}},
 			&cli.StringSliceFlag{Name: "formats", Usage: "list these `FORMATS` (the others resolve by name)", EnvVars: []string{"CHROMOGENIC_FORMATS"}},
 			&cli.StringFlag{Name: "log-file", Usage: "append the log to `FILE`", EnvVars: []string{"CHROMOGENIC_LOG_FILE"}},
@@ -104,7 +104,7 @@ func serve(c *cli.Context, waiting *parent) error {
 	}
 	m.log.Info("mounted", "mountpoint", m.mountpoint, "providers", p.SiteNames(), "state_dir", m.state)
 	if m.AllowOther {
-		m.log.Warn("allow_other lends your rights to all users of this machine")
+		m.log.Warn("allow_other lets all users of this machine read with your rights")
 	}
 	if err := waiting.live(); err != nil {
 		m.log.Warn("leave folder", "error", err)

@@ -19,6 +19,9 @@ import (
 //     that opened the file still has it: whoever starts another program has his
 //     files closed there;
 //   - nothing was written since the last commit: its result stands.
+//
+// What came after an unfinished file was published under its final name is lost,
+// and the close says so.
 func (g *staged) flush(ctx context.Context) error {
 	cut := killed(ctx)
 	g.mu.Lock()
@@ -34,6 +37,8 @@ func (g *staged) flush(ctx context.Context) error {
 		return nil
 	case state == spoiled:
 		return err
+	case !g.public() && state == published && dirty:
+		return disk.Errorf(disk.Stale, "write file: it was written to after it was published")
 	case !g.public():
 		return nil
 	case !dirty:
@@ -132,6 +137,10 @@ func (g *staged) run(ctx context.Context, name string, f formats.Format, path st
 		defer g.mu.Unlock()
 		return g.err // another close was faster
 	}
+	if err := g.ready(); err != nil {
+		defer g.mu.Unlock()
+		return err
+	}
 	spec := pipeline.CopySpec{
 		Site: g.folder.site, Name: name, Clean: g.folder.view.clean, Replaces: g.replaces,
 	}
@@ -179,41 +188,50 @@ func (g *staged) copy(ctx context.Context, spec pipeline.CopySpec, f formats.For
 // writer may come back for it.
 func (g *staged) release() {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.size = g.spool.Size()
 	g.opens--
-	if g.opens > 0 {
-		return
+	if g.opens == 0 {
+		g.closed = time.Now()
+		g.end()
 	}
-	if g.state != writing {
-		if g.public() || g.state == dropped || g.state == published {
-			g.spool.Close()
-		}
-		return
-	}
-	if g.public() {
-		g.folder.t.jobs.Go(g.settle)
+	gone := g.opens == 0 && g.state == dropped
+	g.mu.Unlock()
+	if gone {
+		g.folder.remove(g)
 	}
 }
 
-// settlePoll is how often settle looks whether the writer has ended.
-const settlePoll = 20 * time.Millisecond
+// end decides, under mu, what becomes of the content that nobody has open.
+func (g *staged) end() {
+	if g.state == writing && g.image != nil && g.replaces == nil && !g.dirty {
+		g.state = dropped // it is still the image that it began as
+	}
+	switch {
+	case g.state == writing && g.public():
+		g.folder.t.jobs.Go(g.settle)
+	case g.state == dropped, g.state == published, g.state == spoiled, g.public():
+		g.spool.Close()
+	}
+}
+
+// settlePoll is how soon settle first looks whether the writer has ended, and
+// settlePause how long it waits at most from one look to the next.
+const (
+	settlePoll  = 20 * time.Millisecond
+	settlePause = time.Second
+)
 
 // settle waits for the end of the process that has left a file unfinished, then
 // makes an image of what qemu has left, and drops anything else. Its errors are
 // in the journal alone.
 func (g *staged) settle() {
-	tick := time.NewTicker(settlePoll)
-	defer tick.Stop()
-	for began := time.Now(); ; {
+	pause := settlePoll
+	for began := time.Now(); ; pause = min(2*pause, settlePause) {
 		select {
 		case <-g.folder.t.ctx.Done():
-		case <-tick.C:
+		case <-time.After(pause):
 		}
-		g.mu.Lock()
-		over := g.opens > 0 || g.state != writing
-		g.mu.Unlock()
-		if over {
+		if g.resumed() {
 			return
 		}
 		unknown := g.owner == process{} && time.Since(began) < claimTime
@@ -243,4 +261,15 @@ func (g *staged) settle() {
 	if g.opens == 0 {
 		g.spool.Close()
 	}
+}
+
+// resumed tells whether settle has nothing more to do: the file is open again, or
+// a commit that nobody waited for has ended it.
+func (g *staged) resumed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.opens == 0 && g.state != writing {
+		g.spool.Close()
+	}
+	return g.opens > 0 || g.state != writing
 }

@@ -32,9 +32,9 @@ func (k *kindNode) writable() error {
 	return nil
 }
 
-// target reads a public name that is to be written: the true name and the format
-// of what is handed over.
-func target(file string) (name string, f formats.Format, err error) {
+// target reads a public name that is to be written: its stem and the format of
+// what is handed over.
+func target(file string) (stem string, f formats.Format, err error) {
 	stem, f, ok := Parse(file)
 	switch {
 	case !ok:
@@ -44,7 +44,7 @@ func target(file string) (name string, f formats.Format, err error) {
 		err := disk.Errorf(disk.Invalid, "write %q: %s can only be read", file, f.Name)
 		return "", f, disk.Hint(err, "pack it as .ova, or copy its disk")
 	}
-	return Decode(stem), f, nil
+	return stem, f, nil
 }
 
 // Create begins a file: of an image to be, or of a name beginning with a dot that
@@ -66,18 +66,19 @@ func (k *kindNode) create(ctx context.Context, name string, flags uint32) (*stag
 		g := newStaged(k.folder, name, join(k.path, name), by)
 		return g, k.folder.add(g)
 	}
-	trueName, f, err := target(name)
+	stem, f, err := target(name)
 	if err != nil {
 		return nil, err
 	}
 	// The kernel has asked whether the name exists; it may have come since.
-	n, err := k.find(ctx, strings.TrimSuffix(name, name[strings.LastIndexByte(name, '.'):]))
+	n, err := k.find(ctx, stem)
 	if err != nil {
 		return nil, err
 	}
 	if n != nil && flags&syscall.O_EXCL != 0 {
 		return nil, disk.Errorf(disk.Exists, "create %q: the image exists", name)
 	}
+	trueName := Decode(stem)
 	g := newStaged(k.folder, publicKey(trueName, f), join(k.path, name), by)
 	g.name, g.format = trueName, &f
 	return g, k.folder.add(g)
@@ -113,6 +114,9 @@ func (f *imageFile) reserve(ctx context.Context, truncate bool) error {
 	by := callerProcess(ctx)
 	g := newStaged(k.folder, f.key(), f.path, by)
 	g.name, g.format = trueName(f.ref.Entry), &row
+	if !truncate {
+		g.image = &f.ref.Entry
+	}
 	if old := k.folder.unfinished(g.key, by); old != nil {
 		return nil // opened a second time by its writer
 	}
@@ -140,12 +144,18 @@ func (f *imageFile) reserve(ctx context.Context, truncate bool) error {
 	return err
 }
 
-// publishedBy tells whether the process has itself made the image of a key.
+// publishedBy tells whether the process has itself made the image of a key, a
+// moment ago.
 func (f *folder) publishedBy(key string, by process) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g := f.files[key]
-	return g != nil && g.owner == by && g.is(published)
+	if g == nil {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.supersedable(by)
 }
 
 // Mkdir makes a dot-directory, in which programs keep unfinished copies.
@@ -198,6 +208,9 @@ func (k *kindNode) Rmdir(_ context.Context, name string) syscall.Errno {
 func (k *kindNode) Unlink(ctx context.Context, name string) syscall.Errno {
 	if err := k.unlink(ctx, name); err != nil {
 		return k.fail("unlink", name, err)
+	}
+	if !strings.HasPrefix(name, ".") {
+		k.t.solve(join(k.path, name))
 	}
 	return 0
 }

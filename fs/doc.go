@@ -40,11 +40,11 @@
 // # Reading
 //
 // What is read is one version: an image that has changed gives ESTALE, or its old
-// bytes where the kernel has them. raw goes through the page cache; containers and
-// instances do not. An instance is read as its provider's snapshot policy says:
-// auto captures it at the first read; with never it cannot be opened; otherwise
-// it opens, can be copied into an images/ directory by copy_file_range, and a
-// plain read is EPERM.
+// bytes where the kernel has them. raw goes through the page cache; containers,
+// instances and what was written a moment ago do not. An instance is read as its
+// provider's snapshot policy says: auto captures it at the first read; with never
+// it cannot be opened; otherwise it opens, can be copied into an images/ directory
+// by copy_file_range, and a plain read is EPERM.
 //
 // # Writing
 //
@@ -69,20 +69,24 @@
 // and is told at once when there is no room for what it writes. Anybody else who
 // writes over an existing image succeeds if it is the same disk, and gets EEXIST at
 // close if it is not; the image is never touched, and its readers never see the
-// writer's bytes. Opened without O_TRUNC the file begins with the image's content.
+// writer's bytes. Opened without O_TRUNC the file begins with the image's content;
+// closed without a change it leaves nothing behind.
 //
 // Names with a leading dot, and names in directories with a leading dot (which
 // mkdir makes), are unfinished files: anybody may see, read, rename and remove
 // them, closing them publishes nothing. Renaming one to a public name publishes
 // it, with the result in rename(2); not if it is still being written (EBUSY), nor
 // if its time is 1970 (EINTR), which is how a killed rsync marks a partial copy.
+// What is written to it after that is lost, and close says so (ESTALE). The kernel
+// holds the directory's lock during a rename: while rsync, which publishes so,
+// waits for the commit of a big image, nobody can list that directory.
 //
 // The extension says what is handed over: an unknown one is EINVAL at creation, a
 // container under .raw is refused at close. COPY_FILE_RANGE from an image binds,
 // and moves no byte. fallocate punches holes and extends, and reserves nothing.
 // fsync makes the spool durable and publishes nothing. A modification time set
-// before the commit or after it is kept, where the provider can; chmod and chown
-// are accepted and change nothing; xattrs cannot be set (ENOTSUP).
+// before the commit or after it, or on an image, is kept, where the provider can;
+// chmod and chown are accepted and change nothing; xattrs cannot be set (ENOTSUP).
 //
 // Renaming one image to another name of the same format renames it in the
 // provider. Leaving the directory is EPERM, never EXDEV, with which mv would copy
@@ -118,7 +122,9 @@
 //
 // Every failure but a plain ENOENT leaves its reason in .chromogenic/errors (JSON
 // lines, newest last), in the log, and in the xattr user.chromogenic.error of the
-// file and of the directories above it, until something succeeds at that path.
+// file and of the directories above it, until that path is published, opened for
+// reading, listed, renamed or removed. A rename that does not publish is a failure
+// of the new name. An unfinished copy that its program gives up keeps its reason.
 //
 // # How it is built
 //

@@ -47,7 +47,7 @@ func TestJournal(t *testing.T) {
 		t.Errorf("a failure in a loop is logged %d times", n)
 	}
 	const want = "CHR-0012: read p/images/x.raw: bad table; hint: look at it"
-	for path, dir := range map[string]bool{"p/images/x.raw": false, "p/images": true, "p": true} {
+	for path, dir := range map[string]bool{"p/images/x.raw": false, "p/images": true, "p": true, "": true} {
 		if got, ok := j.about(path, dir); !ok || got != want {
 			t.Errorf("about %s = %q, want %q", path, got, want)
 		}

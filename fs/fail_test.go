@@ -207,6 +207,45 @@ func TestAllowDelete(t *testing.T) {
 	}
 }
 
+// TestSolved: a reason is shown until something succeeds where it arose.
+func TestSolved(t *testing.T) {
+	m := mountTwo(t, func(m *testMount, o *Options) {
+		o.AllowDelete = true
+		writeImage(t, filepath.Join(m.b, "one.raw"), pattern(1, 1<<20))
+		writeImage(t, filepath.Join(m.b, "two.raw"), pattern(2, 1<<20))
+	})
+	in := func(name string) string { return m.path("b/images/" + name) }
+	check := func(after, want string) {
+		t.Helper()
+		if got := errorAt(t, in("")); !strings.Contains(got, want) {
+			t.Errorf("after %s: %s, want %q", after, got, want)
+		}
+	}
+	const none = "no error attribute"
+	wantErrno(t, "rename onto another", os.Rename(in("two.raw"), in("one.raw")), syscall.EEXIST)
+	check("a rename that failed", "two.raw")
+	if err := os.Rename(in("two.raw"), in("three.raw")); err != nil {
+		t.Fatal(err)
+	}
+	check("a rename", none)
+	if err := os.WriteFile(in(".part"), pattern(4, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantErrno(t, "publish over another", os.Rename(in(".part"), in("one.raw")), syscall.EEXIST)
+	if err := os.Remove(in(".part")); err != nil {
+		t.Fatal(err)
+	}
+	check("a failed publication, whose file the program removes", "one.raw")
+	readFile(t, in("one.raw"))
+	check("a read", none)
+	wantErrno(t, "truncate", os.Truncate(in("one.raw"), 1), syscall.EPERM)
+	check("a truncation that failed", "one.raw")
+	if err := os.Remove(in("one.raw")); err != nil {
+		t.Fatal(err)
+	}
+	check("a removal", none)
+}
+
 func TestInstances(t *testing.T) {
 	vm := pattern(2, 2<<20)
 	for policy, want := range map[string]struct {

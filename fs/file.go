@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,11 +21,12 @@ import (
 // the image is another node, and so is what is written over it.
 type imageFile struct {
 	gofuse.Inode
+	fixedXattrs
 	kind *kindNode
 	path string
 	ref  pipeline.Ref
-	stat pipeline.Stat
-	part bool // one of .disks/, which is not written
+	stat atomic.Pointer[pipeline.Stat] // never nil
+	part bool                          // one of .disks/, which is not written
 }
 
 var (
@@ -58,8 +60,13 @@ func (f *imageFile) attr(out *fuse.Attr) {
 		when = time.Unix(0, 0)
 	}
 	*out = fuse.Attr{
-		Ino: out.Ino, Mode: syscall.S_IFREG | 0o640, Nlink: 1, Owner: f.kind.t.owner(),
-		Size: uint64(f.stat.Size), Blocks: blocks(f.stat.Allocated), Blksize: blockSize,
+		Ino: out.Ino, Mode: syscall.S_IFREG | f.kind.t.mode(0o666), Nlink: 1, Owner: f.kind.t.owner(),
+		Size: uint64(f.stat.Load().Size), Blocks: blocks(f.stat.Load().Allocated), Blksize: blockSize,
+	}
+	if f.instance() {
+		// Of a file without holes cp sends all at once, by copy_file_range(2),
+		// which alone may capture the machine under the policy on-copy.
+		out.Blocks = blocks(f.stat.Load().Size)
 	}
 	out.SetTimes(&when, &when, &when)
 }
@@ -86,11 +93,15 @@ func (f *imageFile) Fsync(context.Context, gofuse.FileHandle, uint32) syscall.Er
 func (f *imageFile) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
 	ctx, cancel := patient(ctx)
 	defer cancel()
-	if flags&syscall.O_ACCMODE != syscall.O_RDONLY || flags&syscall.O_TRUNC != 0 {
-		if err := f.reserve(ctx, flags&syscall.O_TRUNC != 0); err != nil {
+	truncate := flags&syscall.O_TRUNC != 0
+	switch write := flags&syscall.O_ACCMODE != syscall.O_RDONLY; {
+	case write:
+		if err := f.reserve(ctx, truncate); err != nil {
 			return nil, 0, f.fail("open", err)
 		}
 		return nil, 0, syscall.ESTALE
+	case truncate:
+		return nil, 0, f.fail("open", errReader())
 	}
 	if f.kind.folder != nil && !f.part && f.kind.folder.unfinished(f.key(), callerProcess(ctx)) != nil {
 		return nil, 0, syscall.ESTALE // the writer looks at what it has written
@@ -106,8 +117,15 @@ func (f *imageFile) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, 
 	if err != nil {
 		return nil, 0, f.fail("open", err)
 	}
+	if v.Size() != f.stat.Load().Size {
+		v.Close()
+		return nil, 0, syscall.ESTALE // what stat(2) has told is no longer so
+	}
 	h.v = v
-	if f.ref.Format == "raw" && !f.instance() {
+	f.kind.t.solve(f.path)
+	// Pages outlive the open file. Those of an image that is not settled could be
+	// others by the next open, of the same version.
+	if f.ref.Format == "raw" && !f.instance() && v.Settled() {
 		return h, fuse.FOPEN_KEEP_CACHE, 0
 	}
 	return h, fuse.FOPEN_DIRECT_IO, 0
@@ -244,8 +262,8 @@ func (f *imageFile) setattr(ctx context.Context, in *fuse.SetAttrIn) error {
 	if err := f.kind.writable(); err != nil {
 		return err
 	}
-	if size, ok := in.GetSize(); ok && size != uint64(f.stat.Size) {
-		err := disk.Errorf(disk.Policy, "an image is immutable: its size is %d bytes", f.stat.Size)
+	if size, ok := in.GetSize(); ok && size != uint64(f.stat.Load().Size) {
+		err := disk.Errorf(disk.Policy, "an image is immutable: its size is %d bytes", f.stat.Load().Size)
 		return disk.Hint(err, "write a whole image, under another name")
 	}
 	if when, ok := in.GetMTime(); ok {

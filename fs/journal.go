@@ -121,7 +121,7 @@ func (j *journal) about(path string, dir bool) (string, bool) {
 	defer j.mu.Unlock()
 	for i := len(j.last) - 1; i >= 0; i-- {
 		f := &j.last[i]
-		if !f.solved && (f.Path == path || dir && strings.HasPrefix(f.Path, path+"/")) {
+		if !f.solved && (f.Path == path || dir && (path == "" || strings.HasPrefix(f.Path, path+"/"))) {
 			return f.String(), true
 		}
 	}

@@ -122,25 +122,41 @@ func (k *kindNode) image(ctx context.Context, at *dirNode, name string, ref pipe
 	if err != nil {
 		return nil, at.fail("lookup", name, err)
 	}
-	f := &imageFile{kind: k, path: join(at.path, name), ref: ref, stat: st, part: at != &k.dirNode}
+	part := at != &k.dirNode
+	f := &imageFile{kind: k, path: join(at.path, name), ref: ref, part: part}
+	f.stat.Store(&st)
 	f.attr(&out.Attr)
 	out.SetEntryTimeout(attrTime)
 	out.SetAttrTimeout(attrTime)
-	return at.NewInode(ctx, f, gofuse.StableAttr{Mode: syscall.S_IFREG, Ino: k.inode(ref)}), 0
+	n := at.NewInode(ctx, f, gofuse.StableAttr{Mode: syscall.S_IFREG, Ino: k.inode(ref, part)})
+	if there, ok := n.Operations().(*imageFile); ok {
+		there.stat.Store(&st) // of an image that is being written the size may be another by now
+	}
+	return n, 0
 }
 
-// inode is the number of the file of a ref.
-func (k *kindNode) inode(ref pipeline.Ref) uint64 {
+// inode is the number of the file of a ref, or of the part of .disks/ that has
+// the same bytes.
+func (k *kindNode) inode(ref pipeline.Ref, part bool) uint64 {
 	e := ref.Entry
-	return inode(k.site, k.view.name, e.ID, e.Version, ref.Format, strconv.Itoa(ref.Disk))
+	what := []string{k.site, k.view.name, e.ID, e.Version, ref.Format, strconv.Itoa(ref.Disk)}
+	if part {
+		what = append(what, "part")
+	}
+	return inode(what...)
 }
 
 // OpendirHandle lists everything or fails: what is missing in a directory, a
 // backup deletes.
 func (k *kindNode) OpendirHandle(ctx context.Context, _ uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
-	files, err := k.files(ctx)
+	shown, err := k.files(ctx)
 	if err != nil {
 		return nil, 0, k.fail("readdir", "", err)
+	}
+	k.t.solve(k.path)
+	var files []fuse.DirEntry
+	for _, f := range shown {
+		files = append(files, fuse.DirEntry{Mode: syscall.S_IFREG, Name: f.name(), Ino: k.inode(f.ref, false)})
 	}
 	if k.folder != nil {
 		files = append(files, k.folder.list("", k.path)...)

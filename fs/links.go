@@ -11,7 +11,6 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"chromogenic/disk"
-	"chromogenic/formats"
 	"chromogenic/pipeline"
 )
 
@@ -52,20 +51,15 @@ func (n *byIDNode) inode(name, target string) uint64 { return inode("link", n.pa
 
 // OpendirHandle lists the links of all files that the directory above lists.
 func (n *byIDNode) OpendirHandle(ctx context.Context, _ uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
-	x, err := n.kind.index(ctx)
+	files, err := n.kind.files(ctx)
 	if err != nil {
 		return nil, 0, n.fail("readdir", "", err)
 	}
+	n.t.solve(n.path)
 	var links []fuse.DirEntry
-	for _, e := range x.Shown() {
-		for _, name := range n.t.formats {
-			f, ok := formats.ByName(name)
-			if !ok || e.Entry.Reason != "" {
-				continue
-			}
-			file := Encode(e.Entry.ID) + "." + f.Exts[0]
-			links = append(links, fuse.DirEntry{Mode: syscall.S_IFLNK, Name: file, Ino: n.inode(file, e.Name)})
-		}
+	for _, f := range files {
+		name := Encode(f.Entry.ID) + "." + f.format.Exts[0]
+		links = append(links, fuse.DirEntry{Mode: syscall.S_IFLNK, Name: name, Ino: n.inode(name, f.Name)})
 	}
 	return n.listDir(links), 0, 0
 }
@@ -126,19 +120,28 @@ func (n *disksNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut)
 	return n.kind.image(ctx, &n.dirNode, name, ref, out)
 }
 
-// OpendirHandle lists the disks in the listed formats that hold one disk.
-func (n *disksNode) OpendirHandle(context.Context, uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
+// OpendirHandle lists the disks in the listed formats that hold one disk and take
+// this one.
+func (n *disksNode) OpendirHandle(ctx context.Context, _ uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
+	ctx, cancel := patient(ctx)
+	defer cancel()
 	var files []fuse.DirEntry
 	for i := range n.disks {
-		for _, name := range n.t.formats {
-			f, ok := formats.ByName(name)
-			if !ok || name == "ova" {
+		for _, f := range n.t.rows() {
+			if f.Name == "ova" {
 				continue
 			}
 			ref := n.ref
-			ref.Format, ref.Disk = name, i
-			files = append(files, fuse.DirEntry{Mode: syscall.S_IFREG, Name: n.stem(i) + "." + f.Exts[0], Ino: n.kind.inode(ref)})
+			ref.Format, ref.Disk = f.Name, i
+			show, err := n.kind.shows(ctx, ref, f, true) // the image was opened when it was looked up
+			if err != nil {
+				return nil, 0, n.fail("readdir", "", err)
+			}
+			if show {
+				files = append(files, fuse.DirEntry{Mode: syscall.S_IFREG, Name: n.stem(i) + "." + f.Exts[0], Ino: n.kind.inode(ref, true)})
+			}
 		}
 	}
+	n.t.solve(n.path)
 	return n.listDir(files), 0, 0
 }

@@ -2,10 +2,9 @@ package fs
 
 import (
 	"context"
-	"syscall"
+	"slices"
 	"time"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sync/errgroup"
 
 	"chromogenic/disk"
@@ -48,24 +47,37 @@ func (t *tree) index(ctx context.Context, site string, kind providers.Kind, now 
 // time.
 const statsAtOnce = 4
 
-// files are the directory's entries: each image that can be read, in each listed
+// A listedFile is an image in a format, as a directory lists it.
+type listedFile struct {
+	Named
+	ref    pipeline.Ref
+	format formats.Format
+}
+
+func (f listedFile) name() string { return f.Name + "." + f.format.Exts[0] }
+
+// rows are the formats that are listed.
+func (t *tree) rows() []formats.Format {
+	var rows []formats.Format
+	for _, name := range t.formats {
+		if f, ok := formats.ByName(name); ok && f.Layout != nil {
+			rows = append(rows, f)
+		}
+	}
+	return rows
+}
+
+// files are what the directory lists: each image that can be read, in each listed
 // format that takes its disk.
-func (k *kindNode) files(ctx context.Context) ([]fuse.DirEntry, error) {
+func (k *kindNode) files(ctx context.Context) ([]listedFile, error) {
 	ctx, cancel := patient(ctx)
 	defer cancel()
 	x, err := k.t.index(ctx, k.site, k.view.kind, true)
 	if err != nil {
 		return nil, err
 	}
-	var rows []formats.Format
-	for _, name := range k.t.formats {
-		if f, ok := formats.ByName(name); ok && f.Layout != nil {
-			rows = append(rows, f)
-		}
-	}
-	cheap := k.cheap()
-	shown := x.Shown()
-	files := make([][]fuse.DirEntry, len(shown))
+	rows, cheap, shown := k.t.rows(), k.cheap(), x.Shown()
+	files := make([][]listedFile, len(shown))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(statsAtOnce)
 	for i, n := range shown {
@@ -80,9 +92,7 @@ func (k *kindNode) files(ctx context.Context) ([]fuse.DirEntry, error) {
 					return err
 				}
 				if show {
-					files[i] = append(files[i], fuse.DirEntry{
-						Mode: syscall.S_IFREG, Name: n.Name + "." + f.Exts[0], Ino: k.inode(ref),
-					})
+					files[i] = append(files[i], listedFile{n, ref, f})
 				}
 			}
 			return nil
@@ -91,11 +101,7 @@ func (k *kindNode) files(ctx context.Context) ([]fuse.DirEntry, error) {
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	var all []fuse.DirEntry
-	for _, some := range files {
-		all = append(all, some...)
-	}
-	return all, nil
+	return slices.Concat(files...), nil
 }
 
 // cheap tells whether the images of the provider may be opened by a readdir.

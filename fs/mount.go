@@ -226,11 +226,12 @@ func (s *Server) shut() {
 	}
 	for _, f := range s.tree.folders {
 		f.mu.Lock()
-		for key, g := range f.files {
-			g.drop()
-			delete(f.files, key)
-		}
+		files := f.files
+		f.files = map[string]*staged{}
 		f.mu.Unlock()
+		for _, g := range files {
+			g.abandon()
+		}
 	}
 }
 

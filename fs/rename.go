@@ -24,9 +24,16 @@ func (k *kindNode) Rename(ctx context.Context, name string, to gofuse.InodeEmbed
 // rename is that of a directory at; key is that of an unfinished file, empty for
 // a public name.
 func (k *kindNode) rename(ctx context.Context, at *dirNode, key, name string, to gofuse.InodeEmbedder, newName string, flags uint32) syscall.Errno {
+	folder, newKey, newPath := destination(to, newName)
+	path := join(at.path, name)
 	if err := k.move(ctx, key, name, to, newName, flags); err != nil {
-		return at.fail("rename", name, err)
+		if folder == k.folder && key != "" && newKey == "" {
+			path = newPath // it is the image that has failed; the copy is removed now
+		}
+		return k.t.fail("rename", path, err)
 	}
+	k.t.solve(path)
+	k.t.solve(newPath)
 	return 0
 }
 
@@ -73,31 +80,38 @@ func destination(to gofuse.InodeEmbedder, name string) (f *folder, key, path str
 
 // rename moves an unfinished file within the folder.
 func (f *folder) rename(from, to, path string, noReplace bool) error {
+	old, err := f.rekey(from, to, path, noReplace)
+	if old != nil {
+		old.drop()
+	}
+	return err
+}
+
+// rekey gives the file of a key another one, and whose it was, to be dropped.
+func (f *folder) rekey(from, to, path string, noReplace bool) (old *staged, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g, old := f.files[from], f.files[to]
 	switch {
 	case g == nil:
-		return disk.Errorf(disk.NotFound, "rename: there is no unfinished file of that name")
+		return nil, disk.Errorf(disk.NotFound, "rename: there is no unfinished file of that name")
 	case g == old:
-		return nil
+		return nil, nil
 	case f.dirs[to], old != nil && noReplace:
-		return disk.Errorf(disk.Exists, "rename: the name is taken")
-	case old != nil:
-		old.drop()
+		return nil, disk.Errorf(disk.Exists, "rename: the name is taken")
 	}
 	delete(f.files, from)
 	f.files[to] = g
 	g.mu.Lock()
 	g.key, g.path = to, path
 	g.mu.Unlock()
-	return nil
+	return old, nil
 }
 
 // publish makes an image of an unfinished file: what rsync, and everybody who
 // writes carefully, ends with.
 func (k *kindNode) publish(ctx context.Context, key, newName string, noReplace bool) error {
-	name, f, err := target(newName)
+	stem, f, err := target(newName)
 	if err != nil {
 		return err
 	}
@@ -106,7 +120,7 @@ func (k *kindNode) publish(ctx context.Context, key, newName string, noReplace b
 		return disk.Errorf(disk.NotFound, "rename: there is no unfinished file of that name")
 	}
 	if noReplace {
-		n, err := k.find(ctx, strings.TrimSuffix(newName, newName[strings.LastIndexByte(newName, '.'):]))
+		n, err := k.find(ctx, stem)
 		if err != nil {
 			return err
 		}
@@ -114,28 +128,25 @@ func (k *kindNode) publish(ctx context.Context, key, newName string, noReplace b
 			return disk.Errorf(disk.Exists, "rename to %q: the image exists", newName)
 		}
 	}
-	if err := g.ready(); err != nil {
-		return err
-	}
-	if err := g.commit(ctx, name, f, join(k.path, newName)); err != nil {
+	path := join(k.path, newName)
+	if err := g.commit(ctx, Decode(stem), f, path); err != nil {
 		return err
 	}
 	k.folder.remove(g)
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.path = path
 	if g.opens == 0 {
 		g.spool.Close()
 	}
 	return nil
 }
 
-// ready tells why an unfinished file is not to be published by a rename.
+// ready tells why an unfinished file is not to be published by a rename. It is
+// called under mu.
 func (g *staged) ready() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	switch {
-	case g.state == spoiled:
-		return g.err
+	case g.public():
 	case g.timed && g.mtime.Unix() == 0:
 		// What rsync --partial does with what it has when it is killed.
 		err := disk.Errorf(disk.Interrupted, "publish file: its modification time is 1970, by which rsync marks a copy that was cut off")
@@ -150,7 +161,7 @@ func (g *staged) ready() error {
 
 // renameImage gives an image another name, where the provider can.
 func (k *kindNode) renameImage(ctx context.Context, name, newName string) error {
-	newTrue, newFormat, err := target(newName)
+	newStem, newFormat, err := target(newName)
 	if err != nil {
 		return err
 	}
@@ -172,6 +183,7 @@ func (k *kindNode) renameImage(ctx context.Context, name, newName string) error 
 	if n == nil {
 		return disk.Errorf(disk.NotFound, "rename %q: there is no such image", name)
 	}
+	newTrue := Decode(newStem)
 	if err := k.free(ctx, newTrue, n.Entry.ID); err != nil {
 		return err
 	}

@@ -81,7 +81,16 @@ func inode(what ...string) uint64 {
 // dirAttr is the attributes of a directory. Its time is constant, for nothing in
 // a cloud knows a better one that stays the same.
 func (t *tree) dirAttr(out *fuse.Attr) {
-	*out = fuse.Attr{Ino: out.Ino, Mode: syscall.S_IFDIR | 0o750, Nlink: 2, Owner: t.owner(), Blksize: blockSize}
+	*out = fuse.Attr{Ino: out.Ino, Mode: syscall.S_IFDIR | t.mode(0o777), Nlink: 2, Owner: t.owner(), Blksize: blockSize}
+}
+
+// mode is what is left of the permissions m: for the owner all, for others none,
+// unless the mount lets them in: then they may read.
+func (t *tree) mode(m uint32) uint32 {
+	if t.o.AllowOther {
+		return m &^ 0o022
+	}
+	return m &^ 0o027
 }
 
 func (t *tree) owner() fuse.Owner { return fuse.Owner{Uid: t.o.UID, Gid: t.o.GID} }
@@ -93,16 +102,18 @@ const blockSize = 4096
 // xattr.
 type dirNode struct {
 	gofuse.Inode
+	fixedXattrs
 	t    *tree
 	path string // below the mountpoint, empty for the root
 }
 
 var (
-	_ gofuse.NodeGetattrer   = (*dirNode)(nil)
-	_ gofuse.NodeStatfser    = (*dirNode)(nil)
-	_ gofuse.NodeGetxattrer  = (*dirNode)(nil)
-	_ gofuse.NodeListxattrer = (*dirNode)(nil)
-	_ gofuse.NodeSetxattrer  = (*dirNode)(nil)
+	_ gofuse.NodeGetattrer     = (*dirNode)(nil)
+	_ gofuse.NodeStatfser      = (*dirNode)(nil)
+	_ gofuse.NodeGetxattrer    = (*dirNode)(nil)
+	_ gofuse.NodeListxattrer   = (*dirNode)(nil)
+	_ gofuse.NodeSetxattrer    = (*dirNode)(nil)
+	_ gofuse.NodeRemovexattrer = (*dirNode)(nil)
 )
 
 // Getattr never asks a provider.

@@ -91,43 +91,62 @@ func (f *folder) add(g *staged) error {
 		return err
 	}
 	g.spool = spool
+	gone, err := f.put(g)
+	for _, g := range gone {
+		g.drop()
+	}
+	return err
+}
+
+// put makes g the file of its key. It gives those that are gone, which are to be
+// dropped once the folder is free: that may wait for a slow provider.
+func (f *folder) put(g *staged) (gone []*staged, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.sweep()
+	gone = f.sweep()
 	if old := f.files[g.key]; old != nil {
 		if err := old.yield(g); err != nil {
-			spool.Close()
-			return err
+			return append(gone, g), err
+		}
+		if old.is(dropped) {
+			gone = append(gone, old)
 		}
 	}
 	f.files[g.key] = g
-	return nil
+	return gone, nil
 }
 
 // supersedeTime is how long after the commit of an image the process that wrote
 // it may write it anew. qemu-img does so at once.
 const supersedeTime = 10 * time.Second
 
-// sweep forgets what was published by processes that have ended, and what was
-// reserved and never opened.
-func (f *folder) sweep() {
+// sweep forgets what nobody comes back for: of public names, what has ended and
+// what was reserved and never opened.
+func (f *folder) sweep() (gone []*staged) {
 	for key, g := range f.files {
-		switch {
-		case !g.public():
-		case g.reserved():
-			g.drop()
+		if g.public() && g.idle() {
 			delete(f.files, key)
-		case !g.is(writing) && !g.owner.alive():
-			delete(f.files, key)
+			gone = append(gone, g)
 		}
 	}
+	return gone
 }
 
-// reserved tells whether the file still waits for its first open, for too long.
-func (g *staged) reserved() bool {
+// idle tells whether the file has waited for its first open for too long, or has
+// ended and was left alone as long as its writer may replace it.
+func (g *staged) idle() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.state == writing && !g.opened && time.Since(g.made) > claimTime
+	if g.state == writing {
+		return !g.opened && time.Since(g.made) > claimTime
+	}
+	return g.opens == 0 && (time.Since(g.closed) > supersedeTime || !g.owner.alive())
+}
+
+// supersedable tells whether the process may replace the image that it has made
+// of the file. It is called under mu.
+func (g *staged) supersedable(by process) bool {
+	return g.state == published && g.qemu && g.owner == by && time.Since(g.closed) < supersedeTime
 }
 
 // remove forgets a file, if it is still the one of its key.
@@ -157,6 +176,7 @@ const (
 // Everything below mu is guarded by mu.
 type staged struct {
 	gofuse.Inode
+	fixedXattrs
 	folder *folder
 	ino    uint64          // of its node, and of its directory entry
 	owner  process         // who made it
@@ -173,12 +193,12 @@ type staged struct {
 	key, path string
 	state     state
 	err       error            // why it failed or is spoiled
-	image     *providers.Entry // that it has become
+	image     *providers.Entry // that it has become, or was at first
 	replaces  *providers.Entry // the same, or that of the file before, if it was made by this writer
 	opens     int              // handles
 	opened    bool             // there was one
 	made      time.Time
-	closed    time.Time // when it was published
+	closed    time.Time // when it was published, or given back by the last handle
 	dirty     bool      // bytes have changed since the last commit
 	unflushed bool      // bytes have changed since the last close
 	blank     bool      // qemu has closed it as a disk of zeros
@@ -220,16 +240,13 @@ func (g *staged) yield(next *staged) error {
 	switch {
 	case !g.public():
 		return disk.Errorf(disk.Exists, "make file: the name is taken")
-	case g.state == published && g.qemu && g.owner == next.owner && time.Since(g.closed) < supersedeTime:
+	case g.supersedable(next.owner):
 		next.replaces = g.replaces
 	case g.state == writing && g.busy():
 		err := disk.Errorf(disk.Busy, "write image %q: another program is writing it", g.name)
 		return disk.Hint(err, "wait until it is done, or choose another name")
 	case g.state == writing:
 		g.state = dropped
-		if g.opens == 0 {
-			g.spool.Close()
-		}
 	}
 	return nil
 }
@@ -261,7 +278,7 @@ func (g *staged) attr(out *fuse.Attr) {
 		g.size = g.spool.Size()
 	}
 	*out = fuse.Attr{
-		Ino: out.Ino, Mode: syscall.S_IFREG | 0o640, Nlink: 1, Owner: g.folder.t.owner(),
+		Ino: out.Ino, Mode: syscall.S_IFREG | g.folder.t.mode(0o666), Nlink: 1, Owner: g.folder.t.owner(),
 		Size: uint64(g.size), Blocks: blocks(g.size), Blksize: blockSize,
 	}
 	when := g.made
@@ -286,6 +303,19 @@ func (t *tree) spoil(by process, cause error) {
 			}
 		}
 		f.mu.Unlock()
+	}
+}
+
+// abandon ends an unfinished file with the mount. Who is still writing it is told
+// so: a program that believed it copied might remove the original.
+func (g *staged) abandon() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.state == writing {
+		g.state, g.err = spoiled, disk.Errorf(disk.Cancelled, "write image: the mount has ended, so nothing is published")
+	}
+	if g.opens == 0 {
+		g.spool.Close()
 	}
 }
 

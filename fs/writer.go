@@ -56,6 +56,7 @@ func (g *staged) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, uin
 	w := g.open(flags)
 	if flags&syscall.O_TRUNC != 0 {
 		if err := w.change(ctx, func() error { return g.spool.Truncate(0) }); err != nil {
+			g.release()
 			return nil, 0, g.fail("open", err)
 		}
 	}
@@ -93,14 +94,14 @@ func (g *staged) Setattr(ctx context.Context, f gofuse.FileHandle, in *fuse.SetA
 }
 
 // setMtime keeps the time for the commit, or gives it to the image that the
-// commit has made.
+// commit has made, or that the file still is.
 func (g *staged) setMtime(ctx context.Context, when time.Time) error {
 	g.mu.Lock()
 	g.mtime, g.timed = when, true
 	image := g.image
-	done := g.state == published && image != nil
+	is := g.state == published || g.state == writing && !g.dirty
 	g.mu.Unlock()
-	if !done {
+	if image == nil || !is {
 		return nil
 	}
 	now, err := g.folder.t.p.SetMtime(context.WithoutCancel(ctx), g.folder.site, *image, when)
@@ -109,7 +110,7 @@ func (g *staged) setMtime(ctx context.Context, when time.Time) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.image = &now; g.replaces != nil {
+	if g.image = &now; g.replaces != nil && g.replaces.ID == now.ID {
 		g.replaces = &now
 	}
 	return nil
@@ -119,11 +120,14 @@ func (g *staged) setMtime(ctx context.Context, when time.Time) error {
 // become an image: many a program closes it as if nothing had happened.
 func (w *writer) change(ctx context.Context, do func() error) error {
 	if !w.writable {
-		return disk.Errorf(disk.Policy, "write file: it is open for reading only")
+		return errReader()
 	}
 	g := w.g
 	g.content.RLock()
 	defer g.content.RUnlock()
+	if err := g.cut(); err != nil {
+		return err
+	}
 	err := do()
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -136,6 +140,20 @@ func (w *writer) change(ctx context.Context, do func() error) error {
 		g.state, g.err = spoiled, err
 	}
 	return err
+}
+
+// cut tells why nothing will become of the file, whatever is written to it.
+func (g *staged) cut() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.state == spoiled {
+		return g.err
+	}
+	return nil
+}
+
+func errReader() error {
+	return disk.Errorf(disk.Policy, "write file: it is open for reading only")
 }
 
 // Read reads what was written.
@@ -174,10 +192,11 @@ func (w *writer) Allocate(ctx context.Context, off, n uint64, mode uint32) sysca
 	default:
 		return syscall.ENOTSUP
 	}
-	end := int64(off + n)
-	if off > 1<<62 || n > 1<<62 {
+	const most = 1 << 62
+	if off > most || n > most-off {
 		return syscall.EFBIG
 	}
+	end := int64(off + n)
 	err := w.change(ctx, func() error {
 		if !keep && end > w.g.spool.Size() {
 			if err := w.g.spool.Truncate(end); err != nil {
@@ -197,7 +216,11 @@ func (w *writer) Allocate(ctx context.Context, off, n uint64, mode uint32) sysca
 
 // Fsync makes the spool durable. It publishes nothing.
 func (w *writer) Fsync(context.Context, uint32) syscall.Errno {
-	if err := w.g.spool.Sync(); err != nil {
+	err := w.g.cut()
+	if err == nil {
+		err = w.g.spool.Sync()
+	}
+	if err != nil {
 		return w.g.fail("fsync", err)
 	}
 	return 0

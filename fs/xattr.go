@@ -42,6 +42,18 @@ func fill(s string, dest []byte) (uint32, syscall.Errno) {
 	return uint32(copy(dest, s)), 0
 }
 
+// fixedXattrs are attributes that programs cannot change.
+type fixedXattrs struct{}
+
+// Setxattr is not supported. It has to say so: with any other error cp -a takes
+// the access control list, which it sets, for lost.
+func (fixedXattrs) Setxattr(context.Context, string, []byte, uint32) syscall.Errno {
+	return syscall.ENOTSUP
+}
+
+// Removexattr is not supported.
+func (fixedXattrs) Removexattr(context.Context, string) syscall.Errno { return syscall.ENOTSUP }
+
 // attrs are those of a directory.
 func (d *dirNode) attrs() map[string]string {
 	m := map[string]string{}
@@ -61,19 +73,13 @@ func (d *dirNode) Listxattr(_ context.Context, dest []byte) (uint32, syscall.Err
 	return listxattr(d.attrs(), dest)
 }
 
-// Setxattr is not supported. It has to say so: with any other error cp -a takes
-// the access control list, which it sets, for lost.
-func (d *dirNode) Setxattr(context.Context, string, []byte, uint32) syscall.Errno {
-	return syscall.ENOTSUP
-}
-
 // attrs are what is known of the image without asking anybody.
 func (f *imageFile) attrs() map[string]string {
 	e, t := f.ref.Entry, f.kind.t
 	m := map[string]string{
 		"id": e.ID, "provider": f.ref.Site, "name": e.Name, "status": e.Status, "format": e.Format,
 		"arch": e.Meta.Arch, "firmware": e.Meta.Firmware,
-		"allocated":    strconv.FormatInt(f.stat.Allocated, 10),
+		"allocated":    strconv.FormatInt(f.stat.Load().Allocated, 10),
 		"guest_digest": t.p.KnownDigest(f.ref),
 	}
 	if e.VirtualSize >= 0 {
@@ -108,14 +114,6 @@ func (f *imageFile) Listxattr(_ context.Context, dest []byte) (uint32, syscall.E
 	return listxattr(f.attrs(), dest)
 }
 
-// Setxattr is not supported.
-func (f *imageFile) Setxattr(context.Context, string, []byte, uint32) syscall.Errno {
-	return syscall.ENOTSUP
-}
-
-// Removexattr is not supported.
-func (f *imageFile) Removexattr(context.Context, string) syscall.Errno { return syscall.ENOTSUP }
-
 // attrs is why the file is no image, once that is known.
 func (g *staged) attrs() map[string]string {
 	g.mu.Lock()
@@ -137,11 +135,3 @@ func (g *staged) Getxattr(_ context.Context, name string, dest []byte) (uint32, 
 func (g *staged) Listxattr(_ context.Context, dest []byte) (uint32, syscall.Errno) {
 	return listxattr(g.attrs(), dest)
 }
-
-// Setxattr is not supported.
-func (g *staged) Setxattr(context.Context, string, []byte, uint32) syscall.Errno {
-	return syscall.ENOTSUP
-}
-
-// Removexattr is not supported.
-func (g *staged) Removexattr(context.Context, string) syscall.Errno { return syscall.ENOTSUP }

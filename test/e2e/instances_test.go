@@ -56,6 +56,15 @@ func TestInstances(t *testing.T) {
 			file, format := stored(t, b, name)
 			w.done(t, file)
 			same(t, disk, file, format)
+			for _, ext := range []string{"qcow2", "vmdk", "ova"} {
+				name := "as-" + ext + "-of-" + policy
+				run(t, "cp", s.path(policy, "instances", "db."+ext), s.images("b", name+"."+ext))
+				file, format := stored(t, b, name)
+				if format == "ova" {
+					continue // TestViews reads those
+				}
+				same(t, disk, file, format)
+			}
 		})
 	}
 	for _, from := range sites[1:] {
