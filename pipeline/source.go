@@ -95,7 +95,7 @@ func decode(src providers.Source, t trust) (*source, error) {
 }
 
 // A lease opens a source when it is first needed and closes it at the end. All
-// views of one image share one.
+// views of one image in one format share one.
 type lease struct {
 	ctx  context.Context // of readers, who have none: the pipeline's
 	open func(context.Context) (*source, error)

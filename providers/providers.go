@@ -69,7 +69,8 @@ type Provider interface {
 	// Open opens the bytes of one disk of an entry, 0 for the boot disk, pinned
 	// to the entry's Version: an entry that has changed since is Stale, one
 	// that is gone NotFound, and reads after a later change fail with Stale. The
-	// context is that of the opening; the source outlives it.
+	// context is that of the opening; the source outlives it. An instance is
+	// opened as it is now, for what it is: its bytes come from a Snapshot.
 	Open(ctx context.Context, e Entry, disk int) (Source, error)
 }
 

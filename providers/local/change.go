@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -175,8 +174,4 @@ func (d *dir) sync() error {
 		return nil
 	}
 	return err
-}
-
-func nlink(info os.FileInfo) uint64 {
-	return uint64(info.Sys().(*syscall.Stat_t).Nlink)
 }

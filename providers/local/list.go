@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -92,46 +90,14 @@ func (p *Provider) entry(d *dir, file string) (providers.Entry, error) {
 	return e, nil
 }
 
-// A state is what the version of a file is made of, and its birth.
-type state struct {
-	size      int64
-	sec, nsec int64 // mtime
-	inode     uint64
-	born      time.Time // of the directory entry, for a symlink; mtime where the filesystem does not record it
-}
-
-func (s state) mtime() time.Time { return time.Unix(s.sec, s.nsec) }
-
-// version is the text that changes whenever the bytes may have changed.
-func (s state) version() string {
-	return fmt.Sprintf("%d-%d.%09d-%d", s.size, s.sec, s.nsec, s.inode)
-}
-
-// same tells whether two states are of one version.
-func (s state) same(o state) bool {
-	return s.size == o.size && s.sec == o.sec && s.nsec == o.nsec && s.inode == o.inode
-}
-
-func stateOf(info os.FileInfo) state {
-	st := info.Sys().(*syscall.Stat_t)
-	return state{size: st.Size, sec: int64(st.Mtim.Sec), nsec: int64(st.Mtim.Nsec), inode: st.Ino}
-}
-
 // look describes the file, through a symlink that stays inside the folder, and
 // says why it cannot be read.
 func (d *dir) look(file string) (st state, reason string, err error) {
-	var sx unix.Statx_t
-	const mask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
-	fd := int(d.self.Fd())
-	if err := unix.Statx(fd, file, unix.AT_SYMLINK_NOFOLLOW, mask, &sx); err != nil {
-		return state{}, "", &fs.PathError{Op: "statx", Path: file, Err: err}
+	st, mode, err := d.state(file)
+	if err != nil {
+		return state{}, "", err
 	}
-	st = state{size: int64(sx.Size), sec: sx.Mtime.Sec, nsec: int64(sx.Mtime.Nsec), inode: sx.Ino}
-	st.born = st.mtime()
-	if sx.Mask&unix.STATX_BTIME != 0 {
-		st.born = time.Unix(sx.Btime.Sec, int64(sx.Btime.Nsec))
-	}
-	switch sx.Mode & unix.S_IFMT {
+	switch mode {
 	case unix.S_IFDIR:
 		return state{}, "", errNoEntry
 	case unix.S_IFLNK:
@@ -140,7 +106,7 @@ func (d *dir) look(file string) (st state, reason string, err error) {
 	default:
 		return st, reasonNotRegular, nil
 	}
-	err = unix.Faccessat(fd, file, unix.R_OK, unix.AT_EACCESS|unix.AT_SYMLINK_NOFOLLOW)
+	err = unix.Faccessat(int(d.self.Fd()), file, unix.R_OK, unix.AT_EACCESS|unix.AT_SYMLINK_NOFOLLOW)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return st, reasonDenied, nil
@@ -160,28 +126,18 @@ const (
 
 // follow describes what a symlink leads to; link is the state of itself.
 func (d *dir) follow(file string, link state) (state, string, error) {
-	info, err := d.root.Stat(file)
-	if err == nil && info.IsDir() {
+	if info, err := d.root.Stat(file); err == nil && info.IsDir() {
 		return state{}, "", errNoEntry
 	}
-	if err == nil && info.Mode().IsRegular() {
-		// Only by opening it is it known that it may be read.
-		var f *os.File
-		if f, err = d.openRegular(file); err == nil {
-			f.Close()
-		}
-	}
+	// Only by opening it is it known that it may be read.
+	st, err := d.target(file)
 	if reason := linkReason(err); reason != "" {
 		return link, reason, nil
 	}
 	if err != nil {
 		return state{}, "", err
 	}
-	st := stateOf(info)
 	st.born = link.born
-	if !info.Mode().IsRegular() {
-		return st, reasonNotRegular, nil
-	}
 	return st, "", nil
 }
 

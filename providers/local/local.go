@@ -4,7 +4,7 @@
 // shows.
 //
 // The id of an image is its file's name, its version the size, the modification
-// time and the inode, its name the file's name without the extension (see
+// time, the inode and the birth, its name the file's name without the extension (see
 // fileName for the characters that a file name cannot carry). The version of an
 // image that lies in several files covers the others too (see parts.go), and its
 // time is that of the newest.

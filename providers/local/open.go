@@ -14,7 +14,8 @@ import (
 
 // Open opens a file, through a symlink only if that stays inside the folder. A
 // fifo, a socket or a device is never opened. The source holds the folder open
-// until it is closed.
+// until it is closed. The disk of a machine is not pinned, for that may write to it
+// at any time.
 func (p *Provider) Open(ctx context.Context, e providers.Entry, n int) (providers.Source, error) {
 	if err := ctx.Err(); err != nil {
 		return providers.Source{}, err
@@ -36,8 +37,9 @@ func (p *Provider) Open(ctx context.Context, e providers.Entry, n int) (provider
 		d.root.Close()
 		return providers.Source{}, err
 	}
+	img.live = e.Kind == providers.Instances
 	parts, err := p.parts(d, e.ID, format, img.state)
-	if err == nil && !d.folder.times.same(e.Version, versionOf(img.state, parts)) {
+	if err == nil && !img.live && !d.folder.times.same(e.Version, versionOf(img.state, parts)) {
 		err = disk.Errorf(disk.Stale, "open %q: image has changed since it was listed", e.ID)
 	}
 	if err != nil {
@@ -85,7 +87,7 @@ func (d *dir) openPinned(file string) (*pinned, error) {
 	if err != nil {
 		return nil, openError(err)
 	}
-	info, err := f.Stat()
+	st, err := fileState(f)
 	if err != nil {
 		f.Close()
 		return nil, explain(err)
@@ -94,7 +96,7 @@ func (d *dir) openPinned(file string) (*pinned, error) {
 	if err != nil {
 		return nil, explain(err)
 	}
-	return &pinned{Image: img, file: f, state: stateOf(info), times: &d.folder.times}, nil
+	return &pinned{Image: img, file: f, state: st, times: &d.folder.times}, nil
 }
 
 // openError gives the error of an opening its kind: os.Root has no name for the
@@ -124,6 +126,7 @@ type pinned struct {
 	file  *os.File // of Image, which owns it
 	state state
 	times *retimed
+	live  bool // it changes, and that is all right
 }
 
 var _ disk.Allocator = (*pinned)(nil)
@@ -160,17 +163,17 @@ func (p *pinned) Allocated() int64 {
 
 // check fails when the file is not as it was when it was opened.
 func (p *pinned) check() error {
-	info, err := p.file.Stat()
+	now, err := fileState(p.file)
 	if errors.Is(err, os.ErrClosed) {
 		return disk.ErrClosed
 	}
 	if err != nil {
 		return err
 	}
-	if now := stateOf(info); !now.same(p.state) && !p.times.same(p.state.version(), now.version()) {
+	if !p.live && !now.same(p.state) && !p.times.same(p.state.version(), now.version()) {
 		return disk.Errorf(disk.Stale, "read %q: image changed on disk while it was open", p.file.Name())
 	}
-	if nlink(info) == 0 {
+	if now.links == 0 {
 		return disk.Errorf(disk.Stale, "read %q: image was deleted or replaced while it was open", p.file.Name())
 	}
 	return nil

@@ -159,9 +159,9 @@ func errManyParts(file string) error {
 
 // part describes a file that an image needs, as it is now.
 func (d *dir) part(name string) (part, error) {
-	info, err := d.root.Stat(name)
+	st, err := d.target(name)
 	if err == nil {
-		return part{name, stateOf(info)}, nil
+		return part{name, st}, nil
 	}
 	if linkReason(err) != "" {
 		return part{name: name}, nil

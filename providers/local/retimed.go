@@ -83,17 +83,17 @@ func (p *Provider) retime(d *dir, e providers.Entry, mtime time.Time) error {
 
 // retime sets the time of a file and gives its new state.
 func (d *dir) retime(file string, mtime time.Time, note func(before, after string)) (state, error) {
-	before, err := d.root.Stat(file)
+	before, err := d.target(file)
 	if err != nil {
 		return state{}, err
 	}
 	if err := d.root.Chtimes(file, time.Time{}, mtime); err != nil {
 		return state{}, err
 	}
-	after, err := d.root.Stat(file)
+	after, err := d.target(file)
 	if err != nil {
 		return state{}, err
 	}
-	note(stateOf(before).version(), stateOf(after).version())
-	return stateOf(after), nil
+	note(before.version(), after.version())
+	return after, nil
 }
