@@ -55,7 +55,7 @@ func openImage(path string) (disk.Image, error) {
 
 func openMachine(path string, f formats.Format, img, backing disk.Image) (*disk.Machine, error) {
 	if backing != nil && f.Name != "qcow2" {
-		return nil, disk.Errorf(disk.Invalid, "a %s file has no backing file", f.Name)
+		return nil, disk.Errorf(disk.Invalid, "%s files have no backing file", f.Name)
 	}
 	root, err := os.OpenRoot(filepath.Dir(path))
 	if err != nil {

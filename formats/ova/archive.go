@@ -23,6 +23,7 @@ type member struct {
 	name      string // without a leading "./"
 	off, size int64  // of its content, in bytes
 	regular   bool
+	err       error // why the content cannot be read here, or nil
 }
 
 // readArchive walks the headers of a tar file (POSIX.1-1988 ustar, POSIX.1-2001
@@ -37,15 +38,19 @@ func readArchive(img disk.Image) (*archive, error) {
 	a := &archive{img: img, index: map[string]int{}}
 	src := &source{Image: img}
 	at := io.NewSectionReader(src, 0, img.Size())
-	end := int64(0) // of the last member's padding
-	for r := tar.NewReader(at); ; {
+	end := int64(0) // of the last member's padding, as far as that is known
+	for r := tar.NewReader(at); ; src.last = 0 {
 		h, err := r.Next()
 		if err == io.EOF {
 			break
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) { // names are never paths of the host here
-			if src.err != nil {
+			gzip := end == 0 && isGzip(src)
+			switch {
+			case src.err != nil:
 				return nil, fmt.Errorf("read tar header: %w", src.err)
+			case gzip:
+				return nil, disk.Hint(disk.Errorf(disk.Unsupported, "read tar: the file is compressed with gzip"), "gunzip it first")
 			}
 			return nil, disk.Errorf(disk.Malformed, "read tar header behind offset %d: %w", end, err)
 		}
@@ -63,12 +68,18 @@ func readArchive(img disk.Image) (*archive, error) {
 			name: strings.TrimPrefix(h.Name, "./"), off: off, size: h.Size,
 			regular: h.Typeflag == tar.TypeReg || h.Typeflag == '7', // '7' is "contiguous", read as regular
 		}
+		switch {
+		case isSparse(h): // the size is that with the holes; the tar reader checks what is there
+			m.regular, end = true, off
+			m.err = disk.Hint(disk.Errorf(disk.Unsupported, "read tar: member %q is stored sparse", m.name),
+				"pack it again with tar and without --sparse")
 		// Written so that no sum overflows: sizes may be near 2^63.
-		if m.size > img.Size()-off {
+		case m.size > img.Size()-off:
 			return nil, disk.Errorf(disk.Malformed, "read tar: member %q of %d bytes at offset %d runs past the end of the file at %d",
 				m.name, m.size, off, img.Size())
+		default:
+			end = off + (m.size+tarBlock-1)/tarBlock*tarBlock
 		}
-		end = off + (m.size+tarBlock-1)/tarBlock*tarBlock
 		if h.Typeflag == tar.TypeXGlobalHeader {
 			continue
 		}
@@ -79,7 +90,7 @@ func readArchive(img disk.Image) (*archive, error) {
 		a.index[m.name] = len(a.members)
 		a.members = append(a.members, m)
 	}
-	if img.Size()-end < tarBlock {
+	if src.last != tarBlock { // else the tar reader has met a block of zeros
 		return nil, disk.Hint(disk.Errorf(disk.Malformed, "read tar: cut off at offset %d, before the end of the archive", img.Size()),
 			"the file looks truncated; fetch it again")
 	}
@@ -88,34 +99,49 @@ func readArchive(img disk.Image) (*archive, error) {
 
 // refuse tells why a member makes the whole archive unreadable here.
 func refuse(h *tar.Header) error {
-	sparse := h.Typeflag == tar.TypeGNUSparse
-	for key := range h.PAXRecords {
-		switch {
-		case strings.HasPrefix(key, "GNU.sparse."):
-			sparse = true
-		case h.Typeflag == tar.TypeXGlobalHeader && (key == "size" || key == "path"):
-			return disk.Errorf(disk.Malformed, "read tar: a global header sets the %s of all members", key)
+	switch h.Typeflag {
+	case tar.TypeXGlobalHeader:
+		for key := range h.PAXRecords {
+			if key == "size" || key == "path" || strings.HasPrefix(key, sparseKeys) {
+				return disk.Errorf(disk.Malformed, "read tar: a global header sets the %s of all members", key)
+			}
 		}
-	}
-	switch {
-	case sparse:
-		return disk.Hint(disk.Errorf(disk.Unsupported, "read tar: member %q is stored sparse", h.Name),
-			"pack it again with tar and without --sparse")
-	case h.Typeflag == 'M': // GNU: continued from another volume
+	case 'M': // GNU: continued from another volume
 		return disk.Errorf(disk.Unsupported, "read tar: member %q is continued from another volume", h.Name)
 	}
 	return nil
 }
 
-// A source is an image that remembers why a read failed, which the tar reader
-// may not pass on.
+// sparseKeys begin the PAX records of a sparse member.
+const sparseKeys = "GNU.sparse."
+
+// isSparse tells whether a member is stored without its holes, by GNU's type or
+// by PAX records.
+func isSparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, sparseKeys) {
+			return true
+		}
+	}
+	return h.Typeflag == tar.TypeGNUSparse
+}
+
+// isGzip tells whether a file begins as one of gzip does (RFC 1952).
+func isGzip(img disk.Image) bool {
+	head := make([]byte, min(2, img.Size()))
+	return disk.ReadFull(img, head, 0) == nil && string(head) == "\x1f\x8b"
+}
+
+// A source is an image that remembers what the tar reader does not pass on.
 type source struct {
 	disk.Image
-	err error
+	err  error // why a read failed
+	last int   // how many bytes the last read gave
 }
 
 func (s *source) ReadAt(p []byte, off int64) (int, error) {
 	n, err := s.Image.ReadAt(p, off)
+	s.last = n
 	if err != nil && err != io.EOF {
 		s.err = err
 	}
@@ -132,7 +158,25 @@ func (a *archive) first(wanted func(name string) bool) (member, bool) {
 	return member{}, false
 }
 
-func (a *archive) section(m member) disk.Image { return disk.Section(a.img, m.off, m.size) }
+// section is the content of a member.
+func (a *archive) section(m member) (disk.Image, error) {
+	switch {
+	case !m.regular:
+		return nil, disk.Errorf(disk.Malformed, "open member: %q is not a regular file", m.name)
+	case m.err != nil:
+		return nil, m.err
+	}
+	return disk.Section(a.img, m.off, m.size), nil
+}
+
+// text is the whole content of a member, of at most limit bytes.
+func (a *archive) text(m member, limit int64) ([]byte, error) {
+	img, err := a.section(m)
+	if err != nil {
+		return nil, err
+	}
+	return readSmall(img, m.name, limit)
+}
 
 // open is a disk.Resolver of members.
 func (a *archive) open(name string) (disk.Image, error) {
@@ -140,10 +184,7 @@ func (a *archive) open(name string) (disk.Image, error) {
 	if !ok {
 		return nil, disk.Errorf(disk.NotFound, "open member: no %q in the archive", name)
 	}
-	if m := a.members[i]; m.regular {
-		return a.section(m), nil
-	}
-	return nil, disk.Errorf(disk.Malformed, "open member: %q is not a regular file", name)
+	return a.section(a.members[i])
 }
 
 // manifests reads all manifests of a folder as one.
@@ -153,7 +194,7 @@ func (a *archive) manifests(dir string) (manifest, error) {
 		if !m.regular || !hasExt(m.name, ".mf") || dirOf(m.name) != dir {
 			continue
 		}
-		text, err := readSmall(a.section(m), m.name, maxManifest)
+		text, err := a.text(m, maxManifest)
 		if err != nil {
 			return nil, err
 		}

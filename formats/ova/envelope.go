@@ -21,7 +21,7 @@ type fileRef struct {
 	href        string
 	compression string
 	chunkSize   int64 // bytes; 0 is not chunked
-	size        int64 // bytes; -1 is unknown
+	size        int64 // bytes; -1 is unknown, or not a number
 }
 
 // A virtualDisk is a Disk of DiskSection (9.1), and how the machine sees it.
@@ -29,6 +29,7 @@ type virtualDisk struct {
 	id, fileRef, parentRef string
 	format                 string // a URI, for messages
 	capacity               int64  // bytes; -1 where it is a property to be asked for
+	capacityErr            error  // why the capacity cannot be read: only a disk without a file needs it
 	boot                   bool   // oVirt marks the boot disk
 	bus                    string
 }
@@ -48,10 +49,12 @@ func parseEnvelope(text []byte) (*envelope, error) {
 			return nil, err
 		}
 	}
-	for _, section := range root.all("DiskSection") {
-		for _, d := range section.all("Disk") {
-			if err := e.addDisk(d); err != nil {
-				return nil, err
+	for _, kind := range []string{"Disk", "SharedDisk"} { // shared: of several machines, since 2.0
+		for _, section := range root.all(kind + "Section") {
+			for _, d := range section.all(kind) {
+				if err := e.addDisk(d); err != nil {
+					return nil, err
+				}
 			}
 		}
 	}
@@ -87,15 +90,13 @@ func (e *envelope) addFile(f *element) error {
 		return disk.Errorf(disk.Malformed, "parse ovf: two files have the id %q", id)
 	}
 	ref := fileRef{href: f.attr("href"), compression: f.attr("compression"), size: -1}
-	var err error
-	if s := f.attr("size"); s != "" {
-		// It bounds nothing and is wrong in many packages, so only the whole of
-		// a chunked file is compared with it.
-		if ref.size, err = quantity(s, ""); err != nil {
-			return fmt.Errorf("size of file %q: %w", id, err)
-		}
+	// The size bounds nothing and is wrong in many packages, so only the whole of
+	// a chunked file is compared with it.
+	if size, err := quantity(f.attr("size"), ""); err == nil {
+		ref.size = size
 	}
 	if s := f.attr("chunkSize"); s != "" {
+		var err error
 		if ref.chunkSize, err = quantity(s, ""); err != nil {
 			return fmt.Errorf("chunk size of file %q: %w", id, err)
 		}
@@ -117,10 +118,7 @@ func (e *envelope) addDisk(d *element) error {
 	}
 	// 9.1: a capacity may be "${property}", to be asked for at deployment.
 	if s := d.attr("capacity"); s != "" && !strings.HasPrefix(s, "${") {
-		var err error
-		if v.capacity, err = quantity(s, d.attr("capacityAllocationUnits")); err != nil {
-			return fmt.Errorf("capacity of disk %q: %w", v.id, err)
-		}
+		v.capacity, v.capacityErr = quantity(s, d.attr("capacityAllocationUnits"))
 	}
 	e.disks = append(e.disks, v)
 	return nil

@@ -2,6 +2,7 @@ package ova
 
 import (
 	"archive/tar"
+	"encoding/binary"
 	"testing"
 
 	"chromogenic/disk"
@@ -48,6 +49,7 @@ func FuzzParseOVF(f *testing.F) {
 	for _, text := range []string{ovfVMware, ovfVirtualBox, ovf09, ovfOVirt, ovf20, ovfBare} {
 		f.Add([]byte(text))
 	}
+	f.Add([]byte(utf16Text(binary.LittleEndian, "\ufeff"+ovfBare)))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		disktest.Within(t)
 		ProbeOVF(text)

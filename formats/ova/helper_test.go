@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"unicode/utf16"
 
 	"chromogenic/disk"
 	"chromogenic/formats/layout"
@@ -124,6 +125,15 @@ func qemu(t *testing.T, d disk.Image, args ...string) []byte {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// utf16Text is a text in UTF-16.
+func utf16Text(order binary.AppendByteOrder, text string) string {
+	var b []byte
+	for _, unit := range utf16.Encode([]rune(text)) {
+		b = order.AppendUint16(b, unit)
+	}
+	return string(b)
 }
 
 func write(t testing.TB, name string, p []byte) {

@@ -55,7 +55,7 @@ func Probe(head []byte) bool {
 // ProbeOVF tells whether head is the beginning of an OVF descriptor: XML whose
 // first element is an Envelope of a namespace of OVF.
 func ProbeOVF(head []byte) bool {
-	head = bytes.TrimLeft(bytes.TrimPrefix(head, []byte(utf8BOM)), " \t\r\n")
+	head = bytes.TrimLeft(toUTF8(head), " \t\r\n")
 	if len(head) == 0 || head[0] != '<' {
 		return false
 	}
@@ -93,7 +93,7 @@ func Open(img disk.Image) (*disk.Machine, error) {
 	if p.digests, err = a.manifests(p.dir); err != nil {
 		return nil, err
 	}
-	descriptor, err := readSmall(a.section(ovf), ovf.name, maxDescriptor)
+	descriptor, err := a.text(ovf, maxDescriptor)
 	if err != nil {
 		return nil, err
 	}

@@ -70,6 +70,9 @@ func (p *pack) openDisk(e *envelope, d virtualDisk) (none disk.Disk, err error) 
 			"export the machine without snapshots")
 	}
 	if d.fileRef == "" {
+		if d.capacityErr != nil {
+			return none, d.capacityErr
+		}
 		if d.capacity < 1 {
 			return none, disk.Errorf(disk.Unsupported, "the disk has neither a file nor a capacity")
 		}
@@ -118,6 +121,9 @@ func (p *pack) decode(img disk.Image, format string, v *packed) (none disk.Disk,
 		})
 	case qcow2.Probe(head):
 		m, err = qcow2.Open(img, nil)
+		if errors.Is(err, qcow2.ErrNoBacking) { // its own advice is for a disk outside a package
+			err = &disk.Error{Kind: disk.KindOf(err), Hint: "export the machine with its disks flattened", Err: err}
+		}
 	default:
 		return none, disk.Hint(disk.Errorf(disk.Unsupported, "neither a VMDK nor a qcow2 disk; the descriptor says %q", cmp.Or(format, "nothing")),
 			"unpack the package and convert the disk by its own format")
@@ -141,37 +147,29 @@ type whole struct {
 // openFile opens a File. Its href is a plain name or refused, maybe with escapes
 // of URIs (ovftool writes %20). One that is cut in chunks (DSP0243 7.1) is there
 // as href.000000000, href.000000001 and so on; VMware also writes such names
-// without saying so in the descriptor.
+// without saying so in the descriptor, and others say so of a file that is whole.
 func (p *pack) openFile(ref fileRef) (*whole, error) {
 	names := []string{strings.TrimPrefix(ref.href, "./")}
 	if plain, err := url.PathUnescape(names[0]); err == nil && plain != names[0] {
 		names = append(names, plain)
 	}
-	var first error
 	for _, name := range names {
 		if err := checkName(name); err != nil {
 			return nil, err
 		}
-		if ref.chunkSize == 0 {
-			img, err := p.openNamed(name)
-			if err == nil {
-				return &whole{img, []file{{img, name}}}, nil
-			}
-			first = cmp.Or(first, err)
-		}
-		w, err := p.openChunks(name, ref)
+		img, err := p.openNamed(name)
 		if err == nil {
-			return w, nil
+			return &whole{img, []file{{img, name}}}, nil
 		}
 		if disk.KindOf(err) != disk.NotFound {
 			return nil, err
 		}
-		first = cmp.Or(first, err)
+		w, err := p.openChunks(name, ref)
+		if err == nil || disk.KindOf(err) != disk.NotFound {
+			return w, err
+		}
 	}
-	if disk.KindOf(first) == disk.NotFound {
-		return nil, disk.Errorf(disk.Malformed, "the package lacks the file %q", ref.href)
-	}
-	return nil, first
+	return nil, disk.Errorf(disk.Malformed, "the package lacks the file %q", ref.href)
 }
 
 // checkName refuses every name that could lead elsewhere.
@@ -234,12 +232,15 @@ func (p *pack) openChunks(name string, ref fileRef) (*whole, error) {
 func (p *pack) checkNames() error {
 	for name := range p.digests {
 		img, err := p.resolve(p.dir + name)
-		if err != nil { // a chunked file may be listed as a whole
+		if disk.KindOf(err) == disk.NotFound { // a chunked file may be listed as a whole
 			img, err = p.resolve(p.dir + name + ".000000000")
 		}
-		if err != nil {
+		switch {
+		case disk.KindOf(err) == disk.NotFound:
 			return disk.Hint(disk.Errorf(disk.Malformed, "read manifest: the package lacks %q", name),
 				"the package is incomplete; fetch it again")
+		case err != nil:
+			return fmt.Errorf("read manifest: %w", err)
 		}
 		img.Close()
 	}

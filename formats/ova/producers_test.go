@@ -6,6 +6,7 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -245,6 +246,48 @@ func TestOpenProducers(t *testing.T) {
 			"VMware's snapshot names", "virt-v2v input_ova.ml, find_file_or_snapshot (RHBZ#1570407)", tar.FormatUSTAR,
 			[]tarFile{bare, {name: "bare.vmdk.000000000", content: s1}, manifestOf("bare.mf", "SHA256(%s)= %x\n", tarFile{name: "bare.vmdk", content: s1})},
 			[]disk.Image{disk1},
+			bareMeta,
+		},
+		{
+			"chunks announced, the file whole", "DSP0243 2.1 §7.1 splits a file for the medium; unpacking tools join it again", tar.FormatUSTAR,
+			[]tarFile{bareWith(`ovf:id="file1"`, `ovf:id="file1" ovf:chunkSize="7516192768" ovf:size="4711"`), {name: "bare.vmdk", content: s1}},
+			[]disk.Image{disk1},
+			bareMeta,
+		},
+		{
+			"numbers nobody needs", "made by hand", tar.FormatUSTAR,
+			[]tarFile{
+				file0("bare.ovf", strings.NewReplacer(`ovf:id="file1"`, `ovf:id="file1" ovf:size="123.0"`,
+					`</References>`, `<File ovf:id="file2" ovf:href="x.iso" ovf:size="-1"/></References>`,
+					`ovf:capacity="1048576"`, `ovf:capacity="4.5" ovf:capacityAllocationUnits="furlongs"`).Replace(ovfBare)),
+				{name: "bare.vmdk", content: s1},
+			},
+			[]disk.Image{disk1},
+			bareMeta,
+		},
+		{
+			"UTF-16 LE", "Windows PowerShell, Out-File", tar.FormatUSTAR,
+			[]tarFile{file0("bare.ovf", utf16Text(binary.LittleEndian, "\ufeff"+`<?xml version="1.0" encoding="utf-16"?>`+"\r\n"+ovfBare)), {name: "bare.vmdk", content: s1}},
+			[]disk.Image{disk1},
+			bareMeta,
+		},
+		{
+			"UTF-16 BE without a mark", "XML 1.0, appendix F.1: 00 3C 00 3F", tar.FormatUSTAR,
+			[]tarFile{file0("bare.ovf", utf16Text(binary.BigEndian, `<?xml version="1.0" encoding="UTF-16BE"?>`+strings.Replace(ovfBare, "<Name>bare", "<Name>zü𝄞", 1))), {name: "bare.vmdk", content: s1}},
+			[]disk.Image{disk1},
+			disk.Meta{Name: "zü𝄞", DiskBus: "scsi"},
+		},
+		{
+			"shared disk", "DSP0243 2.1, SharedDiskSection", tar.FormatUSTAR,
+			[]tarFile{
+				file0("bare.ovf", strings.NewReplacer(
+					"</References>", `<File ovf:id="file2" ovf:href="shared.vmdk"/></References>`,
+					"</DiskSection>", `</DiskSection><SharedDiskSection><Info/><SharedDisk ovf:diskId="shared" ovf:fileRef="file2" ovf:capacity="1048576"/></SharedDiskSection>`,
+					"</VirtualSystem>", `<VirtualHardwareSection><Item><ResourceType>17</ResourceType><HostResource>ovf:/disk/vmdisk1</HostResource></Item><Item><ResourceType>17</ResourceType><HostResource>ovf:/disk/shared</HostResource></Item></VirtualHardwareSection></VirtualSystem>`).Replace(ovfBare)),
+				{name: "bare.vmdk", content: s1},
+				{name: "shared.vmdk", content: s2},
+			},
+			[]disk.Image{disk1, disk2},
 			bareMeta,
 		},
 		{

@@ -3,6 +3,7 @@ package ova
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -40,6 +41,9 @@ func TestOpenRefuses(t *testing.T) {
 	hardware := func(items string) tarFile {
 		return bareWith("</VirtualSystem>", "<VirtualHardwareSection>"+items+"</VirtualHardwareSection></VirtualSystem>")
 	}
+	emptyDisk := func(attrs string) []byte {
+		return ustar(bareWith(`ovf:fileRef="file1" ovf:capacity="1048576"`, attrs))
+	}
 	var crowd []tarFile
 	for i := range maxMembers {
 		crowd = append(crowd, tarFile{name: fmt.Sprint(i)})
@@ -68,6 +72,7 @@ func TestOpenRefuses(t *testing.T) {
 		"two of one name":       {ustar(bare, good, good), disk.Malformed, "two members"},
 		"too many members":      {ustar(append(crowd, bare, good)...), disk.Malformed, "members"},
 		"continued volume":      {patched(156, "M"), disk.Unsupported, "volume"},
+		"global sparse":         {packTar(t, tar.FormatPAX, tarFile{header: tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"GNU.sparse.name": "x"}}}, bare), disk.Malformed, "global"},
 		"global size":           {packTar(t, tar.FormatPAX, tarFile{header: tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"size": "512"}}}, bare), disk.Malformed, "global"},
 		"descriptor of 5 MiB":   {ustar(file0("bare.ovf", ovfBare+strings.Repeat(" ", 5<<20)), good), disk.Malformed, "more than"},
 		"disk is a symlink":     {ustar(bare, tarFile{name: "bare.vmdk", header: tar.Header{Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}}), disk.Malformed, "regular"},
@@ -82,7 +87,8 @@ func TestOpenRefuses(t *testing.T) {
 		"entity":                {ustar(bareWith("<Name>bare", "<Name>&a;"), good), disk.Malformed, "entity"},
 		"deep":                  {ustar(bareWith("<Info/>", strings.Repeat("<a>", 100)+strings.Repeat("</a>", 100)), good), disk.Malformed, "levels"},
 		"wide":                  {ustar(bareWith("<Info/>", strings.Repeat("<a/>", maxElements)), good), disk.Malformed, "elements"},
-		"UTF-16":                {ustar(file0("bare.ovf", `<?xml version="1.0" encoding="utf-16"?>`+ovfBare), good), disk.Malformed, "encoding"},
+		"EBCDIC":                {ustar(file0("bare.ovf", `<?xml version="1.0" encoding="ibm-037"?>`+ovfBare), good), disk.Malformed, "encoding"},
+		"UTF-16 cut":            {ustar(file0("bare.ovf", utf16Text(binary.BigEndian, ovfBare[:100])), good), disk.Malformed, "parse ovf"},
 		"two machines":          {ustar(bareWith("</Envelope>", "<VirtualSystem/></Envelope>"), good), disk.Unsupported, "2 machines"},
 		"no disks":              {ustar(bareWith(`<Disk ovf:diskId="vmdisk1" ovf:fileRef="file1" ovf:capacity="1048576"/>`, "")), disk.Unsupported, "no disk"},
 		"absolute path":         {ustar(bareWith("bare.vmdk", "/etc/passwd"), good), disk.Malformed, "plain name"},
@@ -103,13 +109,13 @@ func TestOpenRefuses(t *testing.T) {
 		"two files, one id":     {ustar(bareWith("</References>", `<File ovf:id="file1" ovf:href="x"/></References>`), good), disk.Malformed, "two files"},
 		"two disks, one id":     {ustar(bareWith("</DiskSection>", `<Disk ovf:diskId="vmdisk1"/></DiskSection>`), good), disk.Malformed, "two disks"},
 		"many disks":            {ustar(bareWith("</DiskSection>", manyDisks()+`</DiskSection>`), good), disk.Malformed, "more than"},
-		"capacity of 2^63":      {ustar(bareWith("1048576", "9223372036854775808"), good), disk.Malformed, "size of"},
-		"capacity overflows":    {ustar(bareWith(`ovf:capacity="1048576"`, `ovf:capacity="99999999999" ovf:capacityAllocationUnits="byte * 2^40"`), good), disk.Malformed, "size of"},
-		"capacity of words":     {ustar(bareWith("1048576", "much"), good), disk.Malformed, `"much"`},
-		"capacity of -1":        {ustar(bareWith("1048576", "-1"), good), disk.Malformed, `"-1"`},
-		"unit of hertz":         {ustar(bareWith(`ovf:capacity`, `ovf:capacityAllocationUnits="hertz" ovf:capacity`), good), disk.Malformed, `"hertz"`},
-		"empty disk of 0":       {ustar(bareWith(`ovf:fileRef="file1" ovf:capacity="1048576"`, `ovf:capacity="0"`)), disk.Unsupported, "neither a file"},
-		"empty disk of ${}":     {ustar(bareWith(`ovf:fileRef="file1" ovf:capacity="1048576"`, `ovf:capacity="${x}"`)), disk.Unsupported, "neither a file"},
+		"capacity of 2^63":      {emptyDisk(`ovf:capacity="9223372036854775808"`), disk.Malformed, "size of"},
+		"capacity overflows":    {emptyDisk(`ovf:capacity="99999999999" ovf:capacityAllocationUnits="byte * 2^40"`), disk.Malformed, "size of"},
+		"capacity of words":     {emptyDisk(`ovf:capacity="much"`), disk.Malformed, `"much"`},
+		"capacity of -1":        {emptyDisk(`ovf:capacity="-1"`), disk.Malformed, `"-1"`},
+		"unit of hertz":         {emptyDisk(`ovf:capacity="1" ovf:capacityAllocationUnits="hertz"`), disk.Malformed, `"hertz"`},
+		"empty disk of 0":       {emptyDisk(`ovf:capacity="0"`), disk.Unsupported, "neither a file"},
+		"empty disk of ${}":     {emptyDisk(`ovf:capacity="${x}"`), disk.Unsupported, "neither a file"},
 		"unknown disk":          {ustar(hardware(`<Item><ResourceType>17</ResourceType><HostResource>ovf:/disk/nope</HostResource></Item>`), good), disk.Malformed, `"nope"`},
 		"disk of a host":        {ustar(hardware(`<Item><ResourceType>17</ResourceType><HostResource>/dev/sda</HostResource></Item>`), good), disk.Unsupported, "/dev/sda"},
 		"a chunk is missing":    {ustar(bare, chunk(0, good.content[:100]), chunk(2, good.content[200:])), disk.Malformed, "missing"},
@@ -141,23 +147,80 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 // Members with holes, as GNU tar stores them in each of its ways, are refused
-// rather than read as if they had none.
-func TestOpenRefusesSparse(t *testing.T) {
-	dir := t.TempDir()
-	write(t, filepath.Join(dir, "bare.ovf"), []byte(ovfBare))
-	write(t, filepath.Join(dir, "bare.vmdk"), stream(t, small(1)))
-	if err := os.Truncate(filepath.Join(dir, "bare.vmdk"), 4<<20); err != nil {
+// rather than read as if they had none, but only where they are needed.
+func TestOpenSparse(t *testing.T) {
+	good, bare := stream(t, small(1)), strings.Replace(ovfBare, "bare.vmdk", "a%20disk", 1)
+	manifest := manifestOf("", "SHA1(%s)= %x\n", file0("extra.iso", "")).content
+	for _, args := range [][]string{{"--format=gnu"}, {"--format=pax", "--sparse-version=0.0"}, {"--format=pax", "--sparse-version=0.1"}, {"--format=pax", "--sparse-version=1.0"}} {
+		for name, tc := range map[string]struct {
+			sparse string // the member with a hole
+			order  []string
+			cut    bool // before the end of the archive
+			kind   disk.Kind
+			want   string // in the error; empty opens
+		}{
+			"the disk":       {"a disk", []string{"bare.ovf", "a disk"}, false, disk.Unsupported, "sparse"},
+			"the descriptor": {"bare.ovf", []string{"bare.ovf", "a disk"}, false, disk.Unsupported, "sparse"},
+			"the manifest":   {"bare.mf", []string{"bare.ovf", "a disk", "bare.mf"}, false, disk.Unsupported, "sparse"},
+			"in a manifest":  {"extra.iso", []string{"bare.ovf", "a disk", "extra.iso", "bare.mf"}, false, disk.Unsupported, "sparse"},
+			"not needed":     {"extra.iso", []string{"extra.iso", "bare.ovf", "a disk"}, false, disk.Other, ""},
+			"and last":       {"extra.iso", []string{"bare.ovf", "a disk", "extra.iso"}, false, disk.Other, ""},
+			"last and cut":   {"extra.iso", []string{"bare.ovf", "a disk", "extra.iso"}, true, disk.Malformed, "cut off"},
+		} {
+			dir := t.TempDir()
+			for name, content := range map[string][]byte{"bare.ovf": []byte(bare), "a disk": good, "extra.iso": []byte("iso"), "bare.mf": manifest} {
+				write(t, filepath.Join(dir, name), content)
+			}
+			if err := os.Truncate(filepath.Join(dir, tc.sparse), 4<<20); err != nil {
+				t.Fatal(err)
+			}
+			ova := filepath.Join(dir, "x.ova")
+			run(t, "tar", append(append(args, "-C", dir, "--sparse", "--blocking-factor=1", "-cf", ova), tc.order...)...)
+			p, err := os.ReadFile(ova)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.cut {
+				p = p[:len(p)-2*tarBlock]
+			}
+			m, err := Open(disk.Bytes(p))
+			switch {
+			case tc.want == "" && err == nil:
+				same(t, m.Disks[0].Image, small(1))
+				m.Close()
+			case tc.want == "" || disk.KindOf(err) != tc.kind || !strings.Contains(err.Error(), tc.want):
+				t.Errorf("%v: %s: %v", args, name, err)
+			}
+		}
+	}
+}
+
+// The advice is for who has a package, not a disk.
+func TestHints(t *testing.T) {
+	bare := file0("bare.ovf", ovfBare)
+	overlay := qemu(t, small(1), "-O", "qcow2")
+	binary.BigEndian.PutUint64(overlay[8:], 0x300) // of the name of a backing file
+	binary.BigEndian.PutUint32(overlay[16:], 4)
+	copy(overlay[0x300:], "base")
+	var gz bytes.Buffer
+	w := gzip.NewWriter(&gz)
+	if _, err := w.Write(packTar(t, tar.FormatUSTAR, bare)); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"--format=gnu"}, {"--format=pax", "--sparse-version=0.0"}, {"--format=pax", "--sparse-version=0.1"}, {"--format=pax", "--sparse-version=1.0"}} {
-		ova := filepath.Join(dir, "x.ova")
-		run(t, "tar", append(args, "-C", dir, "--sparse", "-cf", ova, "bare.ovf", "bare.vmdk")...)
-		p, err := os.ReadFile(ova)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := Open(disk.Bytes(p)); disk.KindOf(err) != disk.Unsupported || !strings.Contains(err.Error(), "sparse") {
-			t.Errorf("%v: %v", args, err)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		ova  []byte
+		kind disk.Kind
+		want string
+	}{
+		"gzip":    {gz.Bytes(), disk.Unsupported, "gunzip it first"},
+		"backing": {packTar(t, tar.FormatUSTAR, bare, tarFile{name: "bare.vmdk", content: overlay}), disk.Malformed, "export the machine with its disks flattened"},
+	} {
+		_, err := Open(disk.Bytes(tc.ova))
+		if err == nil || disk.KindOf(err) != tc.kind || !strings.Contains(disk.AsError(err).Hint, tc.want) {
+			t.Errorf("%s: kind %v, hint %q: %v", name, disk.KindOf(err), disk.AsError(err).Hint, err)
 		}
 	}
 }
@@ -284,6 +347,8 @@ func TestProbe(t *testing.T) {
 	}
 	for text, want := range map[string]bool{
 		ovfVMware: true, ovfVirtualBox: true, ovf09: true, ovfOVirt: true, ovf20: true, ovfBare: true, utf8BOM + "\n" + ovfBare: true,
+		utf16Text(binary.LittleEndian, "\ufeff"+ovfBare): true, utf16Text(binary.BigEndian, "\ufeff"+ovfBare): true,
+		utf16Text(binary.LittleEndian, ovfBare): true, utf16Text(binary.BigEndian, ovfBare): true, utf16Text(binary.BigEndian, "<a/>"): false,
 		"": false, "<a/>": false, `<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/">`: false, "about <Envelope xmlns:ovf=": false,
 	} {
 		if got := ProbeOVF([]byte(text)[:min(len(text), 2048)]); got != want {

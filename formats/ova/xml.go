@@ -2,10 +2,12 @@ package ova
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/xml"
 	"fmt"
 	"io"
 	"strings"
+	"unicode/utf16"
 
 	"chromogenic/disk"
 )
@@ -33,7 +35,7 @@ type element struct {
 // parseXML reads a document. It knows no entities but XML's own five and refuses
 // a document type declaration.
 func parseXML(text []byte) (*element, error) {
-	d := xml.NewDecoder(bytes.NewReader(bytes.TrimPrefix(text, []byte(utf8BOM))))
+	d := xml.NewDecoder(bytes.NewReader(toUTF8(text)))
 	d.CharsetReader = charset
 	root := &element{}
 	stack := []*element{root}
@@ -71,10 +73,30 @@ func parseXML(text []byte) (*element, error) {
 	return root.kids[0], nil
 }
 
+// toUTF8 decodes a text in UTF-16, as its byte order mark or its first "<" shows,
+// and takes the mark away.
+func toUTF8(text []byte) []byte {
+	var order binary.ByteOrder
+	switch string(text[:min(2, len(text))]) {
+	case "\xff\xfe", "<\x00":
+		order = binary.LittleEndian
+	case "\xfe\xff", "\x00<":
+		order = binary.BigEndian
+	}
+	if order != nil {
+		units := make([]uint16, len(text)/2)
+		for i := range units {
+			units[i] = order.Uint16(text[2*i:])
+		}
+		text = []byte(string(utf16.Decode(units)))
+	}
+	return bytes.TrimPrefix(text, []byte(utf8BOM))
+}
+
 // charset decodes the encodings that descriptors are written in besides UTF-8.
 func charset(label string, r io.Reader) (io.Reader, error) {
 	switch strings.ToLower(label) {
-	case "us-ascii", "ascii":
+	case "us-ascii", "ascii", "utf-16", "utf-16le", "utf-16be": // of UTF-16 is only the name left
 		return r, nil
 	case "iso-8859-1", "latin1", "windows-1252":
 		latin, err := io.ReadAll(r)

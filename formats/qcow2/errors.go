@@ -1,8 +1,14 @@
 package qcow2
 
 import (
+	"errors"
+
 	"chromogenic/disk"
 )
+
+// ErrNoBacking is in the error of an image that needs a backing image and is
+// opened without.
+var ErrNoBacking = errors.New("it is not opened")
 
 // malformed is the refusal of bytes that contradict the format.
 func malformed(format string, args ...any) error {

@@ -57,7 +57,7 @@ func open(img, backing disk.Image, checked bool) (*disk.Machine, error) {
 	case err != nil:
 		return nil, err
 	case name != "" && backing == nil:
-		return nil, disk.Hint(malformed("the image is based on the backing file %q, which is not opened", name),
+		return nil, disk.Hint(malformed("the image is based on the backing file %q: %w", name, ErrNoBacking),
 			"supply it with convert --backing FILE")
 	case name == "" && backing != nil:
 		return nil, disk.Errorf(disk.Invalid, "open qcow2: the image has no backing file, but one is supplied")

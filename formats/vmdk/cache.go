@@ -12,6 +12,10 @@ type key int64
 func tableKey(t int64) key     { return key(^t) }
 func grainKey(grain int64) key { return key(grain) }
 
+// entryCost is what an entry takes besides its bytes: the struct, the channel, the
+// element of the list and the slot of the map, in bytes. The smallest table has 4.
+const entryCost = 256
+
 // cache keeps what was read last, and reads what several ask for at a time only
 // once. It holds budget bytes, or one entry if that is larger.
 type cache struct {
@@ -29,6 +33,8 @@ type cached struct {
 	err   error
 	elem  *list.Element // nil until it is there
 }
+
+func (e *cached) cost() int { return len(e.data) + entryCost }
 
 func newCache(budget int) *cache {
 	return &cache{budget: budget, entries: map[key]*cached{}}
@@ -57,7 +63,7 @@ func (c *cache) get(k key, load func() ([]byte, error)) ([]byte, error) {
 		delete(c.entries, k)
 	} else {
 		e.elem = c.recent.PushFront(e)
-		c.used += len(e.data)
+		c.used += e.cost()
 		c.evict()
 	}
 	c.mu.Unlock()
@@ -70,6 +76,6 @@ func (c *cache) evict() {
 	for c.used > c.budget && c.recent.Len() > 1 {
 		e := c.recent.Remove(c.recent.Back()).(*cached)
 		delete(c.entries, e.key)
-		c.used -= len(e.data)
+		c.used -= e.cost()
 	}
 }

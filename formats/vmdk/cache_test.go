@@ -12,7 +12,7 @@ import (
 )
 
 func TestCacheBudget(t *testing.T) {
-	c := newCache(100)
+	c := newCache(2*(40+entryCost) + 20)
 	loads := map[key]int{}
 	get := func(k key, n int) {
 		t.Helper()
@@ -33,8 +33,14 @@ func TestCacheBudget(t *testing.T) {
 		t.Errorf("an entry above the budget: loads %d, %d entries", loads[9], len(c.entries))
 	}
 	get(1, 40)
-	if c.used != 40 || len(c.entries) != 1 || c.recent.Len() != 1 {
+	if c.used != 40+entryCost || len(c.entries) != 1 || c.recent.Len() != 1 {
 		t.Errorf("used %d of %d entries", c.used, len(c.entries))
+	}
+	for k := key(100); k < 200; k++ { // as the tables of a file whose tables have one entry
+		get(k, 4)
+	}
+	if len(c.entries) > 2 {
+		t.Errorf("%d entries of 4 bytes", len(c.entries))
 	}
 }
 
