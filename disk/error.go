@@ -11,37 +11,6 @@ import (
 // ErrClosed is returned by reads of an image after its Close.
 var ErrClosed = fmt.Errorf("image is closed: %w", iofs.ErrClosed)
 
-// A Kind is a row of the errno table: what went wrong, as far as the one who
-// asked needs to tell cases apart. fs/errno.go turns it into an errno, and
-// nothing else does.
-type Kind int
-
-// The kinds, in the order of the errno table. The number behind CHR- in a code
-// is the Kind's, so the order is part of the interface: add at the end.
-const (
-	Other       Kind = iota // anything without a row of its own
-	NotFound                // no such image, the provider said so
-	Unreachable             // the provider cannot be reached
-	Denied                  // credentials are missing, expired or denied by the cloud
-	Policy                  // the mount's own policy says no
-	ReadOnly                // the mount is read-only
-	Exists                  // the name is taken by other content
-	Busy                    // in use, saving, locked, protected
-	Quota                   // the cloud's quota, or the read budget
-	NoSpace                 // local scratch or the backend is full
-	TooLarge                // larger than the format or the cloud takes
-	Unsupported             // cannot be done with this image or provider
-	Malformed               // malformed, hostile, truncated, or a checksum differs
-	Stale                   // changed or deleted while it was open
-	Timeout                 // throttled or timed out after the retry budget
-	Cancelled               // cancelled by its owner
-	Interrupted             // the caller was interrupted
-	Invalid                 // the request itself makes no sense
-)
-
-// Code is the stable code of the kind, "CHR-0012".
-func (k Kind) Code() string { return fmt.Sprintf("CHR-%04d", int(k)) }
-
 // An Error is a failure with what a user needs to act on it. Its text is the
 // cause alone; code, request id and hint are shown beside it.
 type Error struct {
