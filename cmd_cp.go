@@ -10,6 +10,9 @@ import (
 
 	"chromogenic/disk"
 	"chromogenic/pipeline"
+	"chromogenic/pipeline/control"
+	"chromogenic/pipeline/jobs"
+	"chromogenic/providers"
 )
 
 func cpCommand() *cli.Command {
@@ -23,7 +26,9 @@ func cpCommand() *cli.Command {
 		Flags: append(commonFlags(), jsonFlag(),
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be done, and do nothing"},
 			&cli.StringFlag{Name: "store", Usage: "keep it as `FORMAT`, or \"source\", whatever the provider's own choice is"},
+			&cli.StringFlag{Name: "until", Usage: "pause after `STAGE`: " + strings.Join(pipeline.Stages(), ", ")},
 			&cli.StringFlag{Name: "clean", Usage: "`POLICY` for traces of the old machine: auto, require, best-effort or off"},
+			&cli.BoolFlag{Name: "allow-replace", Usage: "let another image of that name go when the new one, verified, takes its place"},
 			&cli.BoolFlag{Name: "force", Usage: "replace a plain file DST if it exists"},
 		),
 		Action: func(c *cli.Context) error {
@@ -39,6 +44,7 @@ func cpCommand() *cli.Command {
 type copying struct {
 	c        *cli.Context
 	p        *pipeline.Pipeline
+	service  control.Service // of between two places
 	src, dst end
 	meter    *meter
 }
@@ -55,10 +61,16 @@ func copyAction(c *cli.Context) error {
 	if err := job.refuse(); err != nil {
 		return err
 	}
-	if job.p, _, err = openSession(c); err != nil {
+	var conf *config
+	if job.p, conf, err = openSession(c); err != nil {
 		return err
 	}
 	defer job.p.Close()
+	var done func()
+	if job.service, done, err = service(c, job.p, conf); err != nil {
+		return err
+	}
+	defer done()
 	rec, err := job.run()
 	if rec == nil {
 		return err
@@ -70,13 +82,23 @@ func copyAction(c *cli.Context) error {
 		}
 	case c.Bool("dry-run") && err == nil:
 		printPlan(c, rec)
+	case err == nil:
+		printPaused(c, rec)
 	}
 	return err
 }
 
+// printPaused tells how to go on with a job that was stopped where it was asked
+// to.
+func printPaused(c *cli.Context, rec *jobs.Record) {
+	if rec.State == jobs.Interrupted {
+		fmt.Fprintf(c.App.Writer, "job %s waits after stage %s\nchromogenic jobs resume %s goes on with it\n", rec.ID, rec.Until, rec.ID)
+	}
+}
+
 // refuse tells what makes no sense before anything is opened.
 func (j *copying) refuse() error {
-	store, clean := j.c.String("store"), j.c.String("clean")
+	store, clean, until := j.c.String("store"), j.c.String("clean"), j.c.String("until")
 	switch {
 	case j.src.Path != "" && j.dst.Path != "":
 		return usage("chromogenic convert SRC DST changes the format of a plain file", "cp: neither is a place of a provider")
@@ -86,17 +108,19 @@ func (j *copying) refuse() error {
 		return usage("it is one of "+strings.Join(stores(), ", "), "cp: unknown store %q", store)
 	case clean != "" && !slices.Contains(cleans(), clean):
 		return usage("it is one of "+strings.Join(cleans(), ", "), "cp: unknown clean %q", clean)
-	case j.dst.Path != "" && (store != "" || clean != ""):
-		return usage("they are for copies into a provider", "cp: --store and --clean mean nothing for a plain file")
+	case until != "" && !slices.Contains(pipeline.Stages(), until):
+		return usage("it is one of "+strings.Join(pipeline.Stages(), ", "), "cp: unknown stage %q", until)
+	case j.dst.Path != "" && (store != "" || clean != "" || until != ""):
+		return usage("they are for copies into a provider", "cp: --store, --clean and --until mean nothing for a plain file")
 	case j.dst.Path == "" && j.c.Bool("force"):
-		return usage("--force is for plain files", "cp: an image of a provider is never replaced")
+		return usage("--force is for plain files; --allow-replace for images", "cp: --force means nothing for an image of a provider")
 	case j.dst.Path == "" && j.dst.Kind != "images":
 		return usage("copy to "+j.dst.Provider+":images/", "cp: instances cannot be written")
 	}
 	return nil
 }
 
-func (j *copying) run() (*pipeline.Record, error) {
+func (j *copying) run() (*jobs.Record, error) {
 	if !j.c.Bool("dry-run") {
 		j.meter = newMeter(os.Stderr)
 		defer j.meter.close()
@@ -104,16 +128,14 @@ func (j *copying) run() (*pipeline.Record, error) {
 	if j.dst.Path != "" {
 		return j.toFile()
 	}
-	spec, closeSource, err := j.spec()
-	if err != nil {
+	if _, ok := j.p.Provider(j.dst.Provider); !ok {
+		_, err := list(j.c.Context, j.p, j.dst.Provider, providers.Images)
 		return nil, err
 	}
-	defer closeSource()
-	if j.c.Bool("dry-run") {
-		return j.p.Plan(j.c.Context, spec)
+	if j.src.Path != "" {
+		return j.fromFile()
 	}
-	spec.Progress = j.meter.update
-	return j.p.Copy(j.c.Context, spec)
+	return j.between()
 }
 
 // refuseFormat refuses a destination that is named as of another format than
@@ -125,7 +147,7 @@ func (j *copying) refuseFormat(format string) error {
 	return usage("leave the extension out; --store FORMAT says in which format it is kept", "cp: a %s cannot arrive as a %s", format, j.dst.Format)
 }
 
-func printPlan(c *cli.Context, rec *pipeline.Record) {
+func printPlan(c *cli.Context, rec *jobs.Record) {
 	w := c.App.Writer
 	fmt.Fprintf(w, "%s -> %s\n", rec.Source, rec.Destination)
 	fmt.Fprintf(w, "  format        %s\n", rec.Format)

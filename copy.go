@@ -6,76 +6,100 @@ import (
 	"path/filepath"
 	"time"
 
+	"chromogenic/disk"
 	"chromogenic/formats"
 	"chromogenic/fs"
 	"chromogenic/pipeline"
-	"chromogenic/providers"
+	"chromogenic/pipeline/control"
+	"chromogenic/pipeline/jobs"
 )
 
-// spec is what the pipeline is asked to copy; the function closes its source.
-func (j *copying) spec() (pipeline.CopySpec, func(), error) {
-	spec := pipeline.CopySpec{
-		Site:  j.dst.Provider,
-		Name:  fs.Decode(j.dst.Stem),
-		Store: j.c.String("store"),
-		Clean: j.c.String("clean"),
-	}
-	if _, ok := j.p.Provider(spec.Site); !ok {
-		_, err := list(j.c.Context, j.p, spec.Site, providers.Images)
-		return spec, nil, err
-	}
-	if j.src.Path != "" {
-		return j.fromFile(spec)
-	}
+// between copies from one place to another.
+func (j *copying) between() (*jobs.Record, error) {
 	n, err := find(j.c.Context, j.p, j.src.Place)
 	if err != nil {
-		return spec, nil, err
+		return nil, err
 	}
-	v, err := view(j.c.Context, j.p, j.src.Place, n)
-	if err != nil {
-		return spec, nil, err
+	format := formatOf(j.src.Place, n)
+	if err := j.refuseFormat(format); err != nil {
+		return nil, err
 	}
-	if err := j.refuseFormat(v.Ref.Format); err != nil {
-		v.Close()
-		return spec, nil, err
+	r := control.Request{
+		Source:      control.Source{Site: j.src.Provider, Kind: j.src.Kind, ID: n.Entry.ID, Format: format},
+		Destination: control.Destination{Site: j.dst.Provider, Name: fs.Decode(j.dst.Stem)},
+		Store:       j.c.String("store"),
+		Clean:       j.c.String("clean"),
+		Replace:     j.c.Bool("allow-replace"),
+		Until:       j.c.String("until"),
+		DryRun:      j.meter == nil,
 	}
-	spec.From = v
-	spec.Name = cmp.Or(spec.Name, n.Entry.Name, n.Entry.ID)
-	spec.Mtime = n.Entry.Updated
-	return spec, func() { v.Close() }, nil
+	if r.DryRun {
+		return j.service.Copy(j.c.Context, r, nil)
+	}
+	return j.service.Copy(j.c.Context, r, j.meter.update)
 }
 
-// fromFile completes a spec whose source is a plain file.
-func (j *copying) fromFile(spec pipeline.CopySpec) (pipeline.CopySpec, func(), error) {
+// formatOf is the format in which an entry is copied: that which was asked for,
+// or its own. What can only be read is copied as its disk.
+func formatOf(place fs.Place, n fs.Named) string {
+	format := cmp.Or(place.Format, n.Entry.Format)
+	if f, ok := formats.ByName(format); !ok || f.Layout == nil {
+		return "raw"
+	}
+	return format
+}
+
+// fromFile copies a plain file to a place.
+func (j *copying) fromFile() (*jobs.Record, error) {
 	info, err := statSource(j.src.Path)
 	if err != nil {
-		return spec, nil, err
+		return nil, err
+	}
+	spec := pipeline.CopySpec{
+		Site:    j.dst.Provider,
+		Origin:  j.src.Path,
+		Store:   j.c.String("store"),
+		Clean:   j.c.String("clean"),
+		Until:   j.c.String("until"),
+		Replace: j.c.Bool("allow-replace"),
+		Mtime:   info.ModTime(),
 	}
 	base := filepath.Base(j.src.Path)
 	format, stem, ok := formats.ByExt(base)
 	switch {
 	case ok:
 		if err := j.refuseFormat(format.Name); err != nil {
-			return spec, nil, err
+			return nil, err
 		}
 		spec.Format = format.Name
 	case j.dst.Format != "":
 		spec.Format = j.dst.Format
 	default:
-		return spec, nil, usage("name the format in the destination: "+placeName(j.dst.Provider, j.dst.Kind, "NAME.FORMAT"), "cp: the name of %q tells no format", j.src.Path)
+		return nil, usage("name the format in the destination: "+placeName(j.dst.Provider, j.dst.Kind, "NAME.FORMAT"), "cp: the name of %q tells no format", j.src.Path)
+	}
+	if spec.Until != "" && !j.p.Durable() {
+		err := disk.Errorf(disk.Unsupported, "copy until stage %q: the state directory, where jobs are kept, is in use", spec.Until)
+		return nil, disk.Hint(err, "unmount first, or copy the file into the mount, all at once")
+	}
+	spec.Name = fs.Decode(cmp.Or(j.dst.Stem, stem))
+	if spec.File, err = filepath.Abs(j.src.Path); err != nil {
+		return nil, err
 	}
 	img, err := openImage(j.src.Path)
 	if err != nil {
-		return spec, nil, err
+		return nil, err
 	}
-	spec.Image, spec.Origin = img, j.src.Path
-	spec.Name = cmp.Or(spec.Name, fs.Decode(stem))
-	spec.Mtime = info.ModTime()
-	return spec, func() { img.Close() }, nil
+	defer img.Close()
+	spec.Image = img
+	if j.meter == nil {
+		return j.p.Plan(j.c.Context, spec)
+	}
+	spec.Progress = j.meter.update
+	return j.p.Copy(j.c.Context, spec)
 }
 
 // toFile copies an image of a provider to a plain file.
-func (j *copying) toFile() (*pipeline.Record, error) {
+func (j *copying) toFile() (*jobs.Record, error) {
 	n, err := find(j.c.Context, j.p, j.src.Place)
 	if err != nil {
 		return nil, err
@@ -103,17 +127,17 @@ func (j *copying) toFile() (*pipeline.Record, error) {
 	if err := out.refuseTarget(path); err != nil {
 		return nil, err
 	}
-	rec := &pipeline.Record{
-		Schema:      1,
-		ID:          pipeline.NewID(),
-		State:       "planned",
+	rec := &jobs.Record{
+		Schema:      jobs.Schema,
+		ID:          jobs.NewID(),
+		State:       jobs.Planned,
 		Started:     time.Now(),
 		Source:      placeName(j.src.Provider, j.src.Kind, n.Name),
 		Destination: path,
 		Format:      v.Ref.Format,
 		Bytes:       v.Allocated(),
 		VirtualSize: n.Entry.VirtualSize,
-		Stages:      []pipeline.Stage{{Name: "writing", Outcome: "planned"}, {Name: "verifying", Outcome: "planned"}},
+		Stages:      []jobs.Stage{{Name: "writing", Outcome: jobs.OutcomePlanned}, {Name: "verifying", Outcome: jobs.OutcomePlanned}},
 	}
 	if j.meter == nil {
 		return rec, nil
@@ -122,9 +146,9 @@ func (j *copying) toFile() (*pipeline.Record, error) {
 	if err := writeFile(j.c.Context, v, path, out); err != nil {
 		return nil, err
 	}
-	rec.State, rec.Ended = "done", time.Now()
+	rec.State, rec.Ended = jobs.Done, time.Now()
 	for i := range rec.Stages {
-		rec.Stages[i].Outcome = "done"
+		rec.Stages[i].Outcome = jobs.OutcomeDone
 	}
 	return rec, nil
 }

@@ -39,7 +39,7 @@ func parseFile(s string) (end, error) {
 	e, err := parseEnd(s)
 	if err == nil && likePlace.MatchString(e.Path) {
 		if _, err := os.Lstat(s); err != nil {
-			return end{}, usage("a place is PROVIDER:images/NAME or PROVIDER:instances/NAME; a plain file is ./"+s, "%q is no place", s)
+			return end{}, usage("a place is PROVIDER:images/NAME or PROVIDER:instances/NAME[@TIME]; a plain file is ./"+s, "%q is no place", s)
 		}
 	}
 	return e, err
@@ -89,7 +89,7 @@ func view(ctx context.Context, p *pipeline.Pipeline, place fs.Place, n fs.Named)
 	if f, ok := formats.ByName(ref.Format); !ok || f.Layout == nil {
 		ref.Format = "raw" // what can only be read is shown as its disk
 	}
-	if place.Kind == providers.Instances && p.SnapshotPolicy(place.Provider) == "never" {
+	if n.Entry.Live() && p.SnapshotPolicy(place.Provider) == "never" {
 		err := disk.Errorf(disk.Policy, "read %s: the policy of %s is to capture no instance", placeName(place.Provider, place.Kind, n.Name), place.Provider)
 		return nil, disk.Hint(err, "set snapshot: auto for %s in the configuration", place.Provider)
 	}

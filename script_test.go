@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -84,6 +85,7 @@ func runScripts(t *testing.T, want func(name string) bool) {
 			"live":      cmdLive,
 			"signal":    cmdSignal,
 			"waitlog":   cmdWaitLog,
+			"jobid":     cmdJobID,
 		},
 	})
 }
@@ -193,4 +195,15 @@ func cmdSignal(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	ts.Fatalf("no background command has %q in it", args[1])
+}
+
+// jobid sets JOB to the id of the job that the last command has spoken of, and
+// SHORT to its end.
+func cmdJobID(ts *testscript.TestScript, _ bool, _ []string) {
+	id := regexp.MustCompile(`[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}`).FindString(ts.ReadFile("stdout"))
+	if id == "" {
+		ts.Fatalf("the last command tells of no job")
+	}
+	ts.Setenv("JOB", id)
+	ts.Setenv("SHORT", id[len(id)-6:])
 }

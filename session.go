@@ -3,14 +3,19 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	iofs "io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"chromogenic/disk"
 	"chromogenic/pipeline"
+	"chromogenic/pipeline/control"
 )
 
 // configured loads the configuration file that is asked for, or the first that
@@ -25,6 +30,23 @@ func configured(asked string) (*config, error) {
 			"write /etc/chromogenic/config.yaml or say --config FILE; chromogenic mount DIR MOUNTPOINT needs none")
 	}
 	return loadConfig(path)
+}
+
+// sourceConfig is the configuration that the first of two arguments stands for:
+// that of a folder, a file, or, for a word that fstab(5) has where there is no
+// device, the usual one or the one that is asked for.
+func sourceConfig(src, asked string) (*config, error) {
+	info, err := os.Stat(src)
+	_, isImage := extensions()[strings.TrimPrefix(filepath.Ext(src), ".")]
+	switch {
+	case errors.Is(err, iofs.ErrNotExist) && slices.Contains([]string{"none", "chromogenic", "config"}, src):
+		return configured(asked)
+	case asked != "":
+		return nil, usage("say chromogenic mount --config FILE MOUNTPOINT", "mount: %q and a configuration exclude each other", src)
+	case err == nil && info.Mode().IsRegular() && !isImage:
+		return loadConfig(src)
+	}
+	return folderConfig(src)
 }
 
 // folderConfig is the configuration of a mount without any: one folder, as the
@@ -128,4 +150,49 @@ func openSession(c *cli.Context) (*pipeline.Pipeline, *config, error) {
 		return nil, nil, err
 	}
 	return p, conf, nil
+}
+
+// openService is for a command that asks for what is in the state directory: of
+// the mount that owns it, or of a pipeline of its own where none does. The
+// function ends it.
+func openService(c *cli.Context) (control.Service, func(), error) {
+	// A mount of a folder has no configuration, and needs none to be asked.
+	conf, confErr := configured(c.String("config"))
+	if confErr != nil {
+		conf = &config{}
+	}
+	dir, err := conf.stateDir(c.String("state-dir"))
+	if err != nil {
+		return nil, nil, err
+	}
+	switch client, err := control.Dial(filepath.Join(dir, control.SocketName)); {
+	case err == nil:
+		return client, client.Close, nil
+	case disk.KindOf(err) != disk.NotFound:
+		return nil, nil, err
+	case confErr != nil:
+		return nil, nil, confErr
+	}
+	p, err := conf.open(dir, "", quietLogger(c))
+	if err != nil {
+		return nil, nil, err
+	}
+	return control.Local(p), func() { p.Close() }, nil
+}
+
+// service asks the mount that owns the state directory to copy, so that it knows
+// at once; where none does, p copies.
+func service(c *cli.Context, p *pipeline.Pipeline, conf *config) (control.Service, func(), error) {
+	dir, err := conf.stateDir(c.String("state-dir"))
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := control.Dial(filepath.Join(dir, control.SocketName))
+	if kind := disk.KindOf(err); kind == disk.NotFound || kind == disk.Denied {
+		return control.Local(p), func() {}, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return client, client.Close, nil
 }

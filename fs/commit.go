@@ -7,6 +7,7 @@ import (
 	"chromogenic/disk"
 	"chromogenic/formats"
 	"chromogenic/pipeline"
+	"chromogenic/pipeline/jobs"
 	"chromogenic/providers"
 )
 
@@ -142,7 +143,7 @@ func (g *staged) run(ctx context.Context, name string, f formats.Format, path st
 		return err
 	}
 	spec := pipeline.CopySpec{
-		Site: g.folder.site, Name: name, Clean: g.folder.view.clean, Replaces: g.replaces,
+		Site: g.folder.site, Name: name, Clean: g.folder.view.clean, Replaces: g.replaces, Replace: g.folder.t.o.AllowReplace,
 	}
 	if g.timed {
 		spec.Mtime = g.mtime
@@ -171,7 +172,7 @@ func (g *staged) run(ctx context.Context, name string, f formats.Format, path st
 
 // copy hands the content to the pipeline: as the view that all of it equals,
 // where there is one, or as bytes in the format that the extension states.
-func (g *staged) copy(ctx context.Context, spec pipeline.CopySpec, f formats.Format, path string) (*pipeline.Record, error) {
+func (g *staged) copy(ctx context.Context, spec pipeline.CopySpec, f formats.Format, path string) (*jobs.Record, error) {
 	if v, ok := g.spool.Source(); ok {
 		defer v.Close()
 		if v.Ref.Format == f.Name {

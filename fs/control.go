@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"syscall"
@@ -22,36 +23,67 @@ var (
 	_ gofuse.NodeOpendirHandler = (*controlDir)(nil)
 )
 
-// controlFiles are the names in it.
-func controlFiles() []string { return []string{"errors", "refresh", "status", "version"} }
+// controlFiles are the files in it.
+func (t *tree) controlFiles() []controlText {
+	return []controlText{
+		{"errors", t.lines},
+		{"metrics", t.metrics},
+		{refreshName, func() []byte { return nil }},
+		{"status", t.status},
+		{"version", func() []byte { return []byte(t.o.Version + "\n") }},
+	}
+}
 
-// Lookup finds a file.
+// refreshName is the file that forgets all listings when it is touched.
+const refreshName = "refresh"
+
+// Lookup finds a file, or the directory of jobs.
 func (d *controlDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
-	for _, have := range controlFiles() {
-		if have == name {
-			f := &controlFile{t: d.t, name: name}
+	if name == jobsName {
+		j := &jobsDir{fixedDir{d.sub(name)}}
+		return d.attach(ctx, j, j.path, out), 0
+	}
+	return d.lookText(ctx, d.t.controlFiles(), name, out)
+}
+
+// OpendirHandle lists them.
+func (d *controlDir) OpendirHandle(context.Context, uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
+	return d.listDir(append(d.texts(d.t.controlFiles()), d.subdirs(jobsName)...)), 0, 0
+}
+
+// A controlText is a file whose text is made when somebody looks.
+type controlText struct {
+	name string
+	text func() []byte
+}
+
+// lookText finds a file of a directory of texts.
+func (d *dirNode) lookText(ctx context.Context, files []controlText, name string, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
+	for _, c := range files {
+		if c.name == name {
+			f := &controlFile{t: d.t, controlText: c}
 			f.attr(&out.Attr)
-			return d.NewInode(ctx, f, gofuse.StableAttr{Mode: syscall.S_IFREG, Ino: inode("control", name)}), 0
+			return d.NewInode(ctx, f, gofuse.StableAttr{Mode: syscall.S_IFREG, Ino: inode("control", join(d.path, name))}), 0
 		}
 	}
 	return nil, syscall.ENOENT
 }
 
-// OpendirHandle lists the files.
-func (d *controlDir) OpendirHandle(context.Context, uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
-	var files []fuse.DirEntry
-	for _, name := range controlFiles() {
-		files = append(files, fuse.DirEntry{Mode: syscall.S_IFREG, Name: name, Ino: inode("control", name)})
+// texts are the entries of the files.
+func (d *dirNode) texts(files []controlText) []fuse.DirEntry {
+	var out []fuse.DirEntry
+	for _, c := range files {
+		out = append(out, fuse.DirEntry{Mode: syscall.S_IFREG, Name: c.name, Ino: inode("control", join(d.path, c.name))})
 	}
-	return d.listDir(files), 0, 0
+	return out
 }
 
 // controlFile is text that is made when it is opened. Writing to refresh, or
 // touching it, forgets all listings.
 type controlFile struct {
 	gofuse.Inode
-	t    *tree
-	name string
+	controlText
+	t *tree
 }
 
 var (
@@ -65,7 +97,7 @@ var (
 
 func (f *controlFile) attr(out *fuse.Attr) {
 	mode := uint32(0o440)
-	if f.name == "refresh" {
+	if f.name == refreshName {
 		mode = 0o640
 	}
 	*out = fuse.Attr{
@@ -73,19 +105,6 @@ func (f *controlFile) attr(out *fuse.Attr) {
 		Size: uint64(len(f.text())), Blksize: blockSize,
 	}
 	out.SetTimes(&f.t.mounted, &f.t.mounted, &f.t.mounted)
-}
-
-// text is the content now.
-func (f *controlFile) text() []byte {
-	switch f.name {
-	case "version":
-		return []byte(f.t.o.Version + "\n")
-	case "errors":
-		return f.t.lines()
-	case "status":
-		return f.t.status()
-	}
-	return nil
 }
 
 // Getattr shows the size of the present text.
@@ -96,7 +115,7 @@ func (f *controlFile) Getattr(_ context.Context, _ gofuse.FileHandle, out *fuse.
 
 // Setattr is what touch and > do to refresh.
 func (f *controlFile) Setattr(_ context.Context, _ gofuse.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	if f.name != "refresh" {
+	if f.name != refreshName {
 		return syscall.EPERM
 	}
 	if _, ok := in.GetMTime(); ok {
@@ -113,7 +132,7 @@ func (f *controlFile) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Err
 
 // Open takes the text as it is now.
 func (f *controlFile) Open(_ context.Context, flags uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
-	if flags&syscall.O_ACCMODE != syscall.O_RDONLY && f.name != "refresh" {
+	if flags&syscall.O_ACCMODE != syscall.O_RDONLY && f.name != refreshName {
 		return nil, 0, syscall.EPERM
 	}
 	return &controlHandle{f.t, f.text()}, fuse.FOPEN_DIRECT_IO, 0
@@ -151,7 +170,8 @@ func (t *tree) status() []byte {
 		Formats    []string     `json:"formats"`
 		Providers  []string     `json:"providers"`
 		Unfinished []unfinished `json:"unfinished"`
-	}{t.o.Version, t.mounted.UTC(), t.o.ReadOnly, t.formats, t.p.SiteNames(), []unfinished{}}
+		Jobs       []runningJob `json:"jobs"`
+	}{t.o.Version, t.mounted.UTC(), t.o.ReadOnly, t.formats, t.p.SiteNames(), []unfinished{}, t.running()}
 	for _, f := range t.folders {
 		f.mu.Lock()
 		for _, g := range f.files {
@@ -163,9 +183,23 @@ func (t *tree) status() []byte {
 		}
 		f.mu.Unlock()
 	}
-	out, err := json.MarshalIndent(s, "", "  ")
+	return jsonText(s)
+}
+
+// jsonText is v as JSON for people.
+func jsonText(v any) []byte {
+	out, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return nil // never happens: the fields are text and numbers
 	}
 	return append(out, '\n')
+}
+
+// metrics are the numbers of the pipeline for Prometheus.
+func (t *tree) metrics() []byte {
+	var b bytes.Buffer
+	if err := t.p.Metrics(&b); err != nil {
+		t.log.Warn("gather metrics", "error", err)
+	}
+	return b.Bytes()
 }

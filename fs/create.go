@@ -120,7 +120,7 @@ func (f *imageFile) reserve(ctx context.Context, truncate bool) error {
 	if old := k.folder.unfinished(g.key, by); old != nil {
 		return nil // opened a second time by its writer
 	}
-	if by.isQemu() && !k.folder.publishedBy(g.key, by) {
+	if by.isQemu() && !k.t.o.AllowReplace && !k.folder.publishedBy(g.key, by) {
 		// The errors of its last close are not qemu's to see, so what that
 		// would say of another disk is said now.
 		err := disk.Errorf(disk.Exists, "write image %q: it exists, and qemu does not notice when a close fails", g.name)
@@ -204,7 +204,8 @@ func (k *kindNode) Rmdir(_ context.Context, name string) syscall.Errno {
 	return 0
 }
 
-// Unlink drops an unfinished file. Images go only where the mount allows it.
+// Unlink drops an unfinished file. Images and captures go only where the mount
+// allows it, and live machines never.
 func (k *kindNode) Unlink(ctx context.Context, name string) syscall.Errno {
 	if err := k.unlink(ctx, name); err != nil {
 		return k.fail("unlink", name, err)
@@ -216,6 +217,9 @@ func (k *kindNode) Unlink(ctx context.Context, name string) syscall.Errno {
 }
 
 func (k *kindNode) unlink(ctx context.Context, name string) error {
+	if k.folder == nil && !k.t.o.ReadOnly {
+		return k.unlinkCapture(ctx, name)
+	}
 	if err := k.writable(); err != nil {
 		return err
 	}
@@ -243,6 +247,33 @@ func (k *kindNode) unlink(ctx context.Context, name string) error {
 		return disk.Hint(err, "mount with --allow-delete, which removes the image in all its formats")
 	}
 	err = d.Delete(context.WithoutCancel(ctx), n.Entry)
+	k.t.p.Forget(k.site)
+	return err
+}
+
+// unlinkCapture removes a capture, and no live machine.
+func (k *kindNode) unlinkCapture(ctx context.Context, name string) error {
+	stem, _, ok := Parse(name)
+	if !ok {
+		return disk.Errorf(disk.NotFound, "remove %q: there is no such file", name)
+	}
+	n, err := k.find(ctx, stem)
+	if err != nil {
+		return err
+	}
+	p, _ := k.t.p.Provider(k.site)
+	keeper, ok := p.(providers.Keeper)
+	switch {
+	case n == nil:
+		return disk.Errorf(disk.NotFound, "remove %q: there is no such instance", name)
+	case n.Entry.Live():
+		err := disk.Errorf(disk.Policy, "remove %q: a live machine is never removed here", name)
+		return disk.Hint(err, "remove it where it runs; its captures can be removed, by a mount with --allow-delete")
+	case !k.t.o.AllowDelete || !ok:
+		err := disk.Errorf(disk.Policy, "remove %q: the mount deletes no captures", name)
+		return disk.Hint(err, "mount with --allow-delete, which removes the capture in all its formats")
+	}
+	err = keeper.DeleteCapture(context.WithoutCancel(ctx), n.Entry)
 	k.t.p.Forget(k.site)
 	return err
 }

@@ -10,7 +10,8 @@
 //	PROVIDER/images/by-id/ID.FMT      a symlink to the named file; resolves, is not listed
 //	PROVIDER/images.verbatim/         the same images; what is copied in is never cleaned
 //	PROVIDER/instances/NAME.FMT       the boot disk of a live machine
-//	.chromogenic/                     status, version, errors, refresh; resolves, is not listed
+//	PROVIDER/instances/NAME@TIME.FMT  a capture of it, in UTC: 20261121T030000Z
+//	.chromogenic/                     status, version, errors, metrics, refresh, jobs/; resolves, is not listed
 //
 // Other views (images.cleaned/, images.compressed/, images.bootable/) answer
 // ENOTSUP until they exist. A format that is not listed resolves by name.
@@ -44,7 +45,8 @@
 // instances and what was written a moment ago do not. An instance is read as its
 // provider's snapshot policy says: auto captures it at the first read; with never
 // it cannot be opened; otherwise it opens, can be copied into an images/ directory
-// by copy_file_range, and a plain read is EPERM.
+// by copy_file_range, and a plain read is EPERM. A capture that was kept is read as
+// an image, whatever the policy.
 //
 // # Writing
 //
@@ -91,10 +93,16 @@
 // Renaming one image to another name of the same format renames it in the
 // provider. Leaving the directory is EPERM, never EXDEV, with which mv would copy
 // and remove. rm is EPERM unless the mount allows it (AllowDelete), which then
-// removes the image in all formats. Links and devices are EPERM.
+// removes the image in all formats. So it is with captures; a live machine is never
+// removed. Links and devices are EPERM.
+//
+// A name that is taken by another disk is EEXIST, unless the mount lets a copy take
+// its place (AllowReplace): the new image is verified first, then takes the name.
 //
 // A caller that waits for a commit and gets a fatal signal is let go with EINTR;
-// the copy is cancelled, and what it made is removed. Signals that the caller
+// the copy is cancelled, and what it made is removed. When the mount ends, copies
+// are suspended: the writer is told that nothing is published yet, and the next
+// mount goes on with what was complete. Signals that the caller
 // handles change nothing.
 //
 // # Errors

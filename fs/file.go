@@ -14,7 +14,6 @@ import (
 
 	"chromogenic/disk"
 	"chromogenic/pipeline"
-	"chromogenic/providers"
 )
 
 // imageFile is an image in a format: bytes that never change. Another version of
@@ -45,7 +44,8 @@ var (
 	_ gofuse.NodeFsyncer        = (*imageFile)(nil)
 )
 
-func (f *imageFile) instance() bool { return f.ref.Entry.Kind == providers.Instances }
+// instance tells whether the file is of a live machine, and not of a capture.
+func (f *imageFile) instance() bool { return f.ref.Entry.Live() }
 
 // fail records a failure of an operation on the file.
 func (f *imageFile) fail(op string, err error) syscall.Errno { return f.kind.t.fail(op, f.path, err) }
@@ -156,7 +156,7 @@ func (f *imageFile) policy() error {
 		return disk.Errorf(disk.Policy, "read instance %q: its provider is configured with snapshot: never", f.ref.Entry.Name)
 	default:
 		err := disk.Errorf(disk.Policy, "read instance %q: with snapshot: %s a plain read does not capture a live machine", f.ref.Entry.Name, policy)
-		return disk.Hint(err, "copy it into an images/ directory of the mount with cp, or configure snapshot: auto")
+		return disk.Hint(err, "chromogenic capture makes a capture of it that can be read; or copy it into an images/ directory of the mount with cp, or configure snapshot: auto")
 	}
 }
 

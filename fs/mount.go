@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,16 +26,18 @@ import (
 
 // Options say what to mount where.
 type Options struct {
-	Pipeline    *pipeline.Pipeline // stays the caller's, to be closed after the mount
-	Mountpoint  string             // an empty directory
-	Formats     []string           // listed; nil is raw, qcow2, vmdk, ova. All others resolve by name
-	ReadOnly    bool
-	AllowOther  bool     // lets other users in, with the kernel checking modes
-	AllowDelete bool     // rm removes images
-	UID, GID    uint32   // owner of all files; both zero means the mounting process
-	Options     []string // more mount options, as after -o
-	Log         *slog.Logger
-	Version     string // for .chromogenic/version
+	Pipeline     *pipeline.Pipeline // stays the caller's, to be closed after the mount
+	Mountpoint   string             // an empty directory
+	Source       string             // what the table of mounts shows; empty is "chromogenic"
+	Formats      []string           // listed; nil is raw, qcow2, vmdk, ova. All others resolve by name
+	ReadOnly     bool
+	AllowOther   bool     // lets other users in, with the kernel checking modes
+	AllowDelete  bool     // rm removes images
+	AllowReplace bool     // a copy takes the place of another image of its name
+	UID, GID     uint32   // owner of all files; both zero means the mounting process
+	Options      []string // more mount options, as after -o
+	Log          *slog.Logger
+	Version      string // for .chromogenic/version
 
 	debug *log.Logger // of every request, for tests
 }
@@ -67,17 +70,21 @@ func Mount(ctx context.Context, o Options) (*Server, error) {
 	if o.UID == 0 && o.GID == 0 {
 		o.UID, o.GID = uint32(os.Geteuid()), uint32(os.Getegid())
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	t := newTree(ctx, o)
-	srv, err := gofuse.Mount(dir, &rootNode{fixedDir{dirNode{t: t}}}, &gofuse.Options{
-		MountOptions: mountOptions(o),
-		UID:          o.UID, GID: o.GID,
-	})
+	// Copies that the end of the mount cuts off can be taken up again.
+	served, suspend := context.WithCancelCause(context.WithoutCancel(ctx))
+	cancel := func() { suspend(pipeline.ErrSuspended) }
+	t := newTree(served, o)
+	m := mountOptions(o)
+	root := gofuse.NewNodeFS(&rootNode{fixedDir{dirNode{t: t}}}, &gofuse.Options{MountOptions: m, UID: o.UID, GID: o.GID})
+	srv, err := fuse.NewServer(root, dir, &m)
 	if err != nil {
 		cancel()
 		err = disk.Hint(fmt.Errorf("mount %q: %w", dir, err), "is fuse3 installed, and may you open /dev/fuse?")
 		return nil, err
 	}
+	// No WaitMount: it opens a file of the mount, and a process that is killed while
+	// it waits for itself never ends.
+	go srv.Serve()
 	s := &Server{tree: t, fuse: srv, mountpoint: dir, cancel: cancel}
 	live := make(chan struct{})
 	s.stop = context.AfterFunc(ctx, func() { <-live; _ = s.Unmount() })
@@ -88,7 +95,7 @@ func Mount(ctx context.Context, o Options) (*Server, error) {
 // mountOptions is the one table of how we speak to the kernel.
 func mountOptions(o Options) fuse.MountOptions {
 	m := fuse.MountOptions{
-		FsName: "chromogenic", Name: strings.TrimPrefix(fsType, "fuse."),
+		FsName: cmp.Or(o.Source, "chromogenic"), Name: strings.TrimPrefix(fsType, "fuse."),
 		AllowOther: o.AllowOther,
 		// A plain ls asks for names alone.
 		DisableReadDirPlus: true,
@@ -120,6 +127,7 @@ func mountOptions(o Options) fuse.MountOptions {
 		options = append(options, "ro")
 	}
 	if !m.DirectMount {
+		m.FsName = strings.NewReplacer(`\`, `\\`, `,`, `\,`).Replace(m.FsName) // as fusermount3 reads it
 		m.Options = append([]string{"nodev", "nosuid", "noexec", "noatime"}, options...)
 		return m
 	}
@@ -162,6 +170,10 @@ func prepare(dir string) error {
 		return err
 	}
 	info, err := os.Stat(dir)
+	if err == nil && kind == fsType {
+		// The kernel may have the attributes yet; of space it always asks.
+		err = unix.Statfs(dir, new(unix.Statfs_t))
+	}
 	if errors.Is(err, syscall.ENOTCONN) && kind == fsType {
 		if err := detach(dir); err != nil {
 			return fmt.Errorf("detach the dead mount that is there: %w", err)
@@ -236,7 +248,7 @@ func (s *Server) shut() {
 }
 
 // Unmount takes the mount away, lazily when it is in use. Copies under way are
-// cancelled, and what they made is removed. A second call does nothing.
+// suspended, to be taken up by the next mount. A second call does nothing.
 func (s *Server) Unmount() error {
 	s.once.Do(func() {
 		if kind, err := MountedAt(s.mountpoint); err == nil && kind != fsType {

@@ -123,7 +123,8 @@ type Index struct {
 }
 
 // NewIndex names the entries of a listing: of those that share a name the oldest
-// keeps it plain, the others get ~id8, so a newcomer renames nobody.
+// keeps it plain, the others get ~id8, so a newcomer renames nobody. The name of a
+// capture ends in @ and its time, as that of nothing else does.
 func NewIndex(entries []providers.Entry) *Index {
 	x := &Index{
 		byName: make(map[string]int, len(entries)),
@@ -135,8 +136,12 @@ func NewIndex(entries []providers.Entry) *Index {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))
 	})
 	for i, e := range entries {
-		name := cmp.Or(e.Name, e.ID)
-		shown := x.free(Encode(name), e.ID)
+		name, at := cmp.Or(e.Name, e.ID), ""
+		if e.Capture != nil {
+			at = "@" + e.Capture.Taken.UTC().Format(providers.CaptureLayout)
+		}
+		shown := x.free(Encode(name)+at, e.ID)
+		name += at
 		x.shown = append(x.shown, Named{shown, e})
 		x.byName[shown] = i
 		if _, taken := x.byTrue[name]; !taken {
@@ -221,7 +226,8 @@ type Place struct {
 // of a directory.
 var placeSyntax = regexp.MustCompile(`^([a-z0-9][a-z0-9_-]*):(images|instances)(/.*)?$`)
 
-// ParsePlace reads PROVIDER:images/NAME[.FMT]. It is false for anything else,
+// ParsePlace reads PROVIDER:images/NAME[.FMT] and
+// PROVIDER:instances/NAME[@TIME][.FMT]. It is false for anything else,
 // which is a path of the host.
 func ParsePlace(s string) (p Place, ok bool, err error) {
 	m := placeSyntax.FindStringSubmatch(s)

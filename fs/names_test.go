@@ -183,17 +183,19 @@ func TestParsePlace(t *testing.T) {
 		ok bool
 	}
 	for s, want := range map[string]result{
-		"office:images/web.qcow2":   {Place{"office", "images", "web", "qcow2"}, true},
-		"office:images/web":         {Place{"office", "images", "web", ""}, true},
-		"office:images/":            {Place{"office", "images", "", ""}, true},
-		"office:images":             {Place{"office", "images", "", ""}, true},
-		"a-1_b:instances/x.img":     {Place{"a-1_b", "instances", "x", "raw"}, true},
-		"office:other/web":          {},
-		"/tmp/office:images/x.raw":  {},
-		"Office:images/x.raw":       {},
-		"x.raw":                     {},
-		"office:imagesx/y":          {},
-		"office:images/a%2Fb.qcow2": {Place{"office", "images", "a%2Fb", "qcow2"}, true},
+		"office:images/web.qcow2":                   {Place{"office", "images", "web", "qcow2"}, true},
+		"office:images/web":                         {Place{"office", "images", "web", ""}, true},
+		"office:images/":                            {Place{"office", "images", "", ""}, true},
+		"office:images":                             {Place{"office", "images", "", ""}, true},
+		"a-1_b:instances/x.img":                     {Place{"a-1_b", "instances", "x", "raw"}, true},
+		"office:instances/web@20261121T030000Z":     {Place{"office", "instances", "web@20261121T030000Z", ""}, true},
+		"office:instances/web@20261121T030000Z.ova": {Place{"office", "instances", "web@20261121T030000Z", "ova"}, true},
+		"office:other/web":                          {},
+		"/tmp/office:images/x.raw":                  {},
+		"Office:images/x.raw":                       {},
+		"x.raw":                                     {},
+		"office:imagesx/y":                          {},
+		"office:images/a%2Fb.qcow2":                 {Place{"office", "images", "a%2Fb", "qcow2"}, true},
 	} {
 		p, ok, err := ParsePlace(s)
 		if err != nil || cmp.Diff(want, result{p, ok}, cmp.AllowUnexported(result{})) != "" {

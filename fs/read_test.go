@@ -35,7 +35,8 @@ func TestTree(t *testing.T) {
 		// The id is a file's name, whose extension is encoded.
 		"a/images/by-id":    {"web%2Eraw.ova", "web%2Eraw.qcow2", "web%2Eraw.raw", "web%2Eraw.vmdk"},
 		"a/images.verbatim": {"web.ova", "web.qcow2", "web.raw", "web.vmdk"},
-		".chromogenic":      {"errors", "refresh", "status", "version"},
+		".chromogenic":      {"errors", "jobs", "metrics", "refresh", "status", "version"},
+		".chromogenic/jobs": nil,
 	} {
 		if diff := cmp.Diff(want, list(t, m.path(dir))); diff != "" {
 			t.Errorf("list %s (-want +got):\n%s", dir, diff)

@@ -257,7 +257,7 @@ func (g *staged) busy() bool {
 	if g.opens > 0 {
 		return true
 	}
-	if g.dirty && g.spool.Size() > 0 {
+	if g.dirty && g.spool.Size() > 0 && (g.qemu || g.owner == process{} || g.owner.alive()) {
 		return true // the commit of what qemu has left is on its way
 	}
 	return time.Since(g.made) < claimTime && g.owner.alive()

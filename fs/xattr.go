@@ -85,6 +85,9 @@ func (f *imageFile) attrs() map[string]string {
 	if e.VirtualSize >= 0 {
 		m["virtual_size"] = strconv.FormatInt(e.VirtualSize, 10)
 	}
+	if e.Capture != nil {
+		m["consistency"] = string(e.Capture.Consistency)
+	}
 	if !e.Created.IsZero() {
 		m["created"] = e.Created.UTC().Format(time.RFC3339)
 	}

@@ -1,33 +1,32 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
 	"chromogenic/disk"
+	"chromogenic/pipeline/jobs"
 	"chromogenic/providers"
 )
 
 // capture snapshots an instance and opens the snapshot: all its disks at one
 // moment. Closing the source removes the snapshot from the provider.
-func (p *Pipeline) capture(ctx context.Context, site string, e providers.Entry) (*source, error) {
+func (p *Pipeline) capture(ctx context.Context, site string, e providers.Entry, spec providers.SnapSpec) (*source, error) {
 	s, err := p.site(site)
 	if err != nil {
 		return nil, err
-	}
-	if s.snapshot == "never" {
-		err := disk.Errorf(disk.Policy, "capture instance %q of %s: its policy is snapshot: never", e.Name, site)
-		return nil, disk.Hint(err, "change the provider's snapshot policy in the configuration")
 	}
 	taker, ok := s.provider.(providers.Snapshotter)
 	if !ok {
 		return nil, disk.Errorf(disk.Unsupported, "capture instance %q of %s: the provider cannot take snapshots", e.Name, site)
 	}
-	snap, err := taker.Snapshot(ctx, e, providers.SnapSpec{
-		Job:            NewID(),
-		RequireStopped: s.snapshot == "require-stopped",
-		RequireFrozen:  s.snapshot == "require-frozen",
-	})
+	spec.Job = cmp.Or(spec.Job, jobs.NewID())
+	spec, err = s.policed(spec)
+	var snap providers.Snapshot
+	if err == nil {
+		snap, err = taker.Snapshot(ctx, e, spec)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("capture instance %q of %s: %w", e.Name, site, err)
 	}
@@ -39,7 +38,21 @@ func (p *Pipeline) capture(ctx context.Context, site string, e providers.Entry) 
 		return nil, fmt.Errorf("read capture of %q of %s: %w", e.Name, site, err)
 	}
 	out.release = release
+	out.captured = &providers.Capture{Of: e.ID, Taken: snap.Taken.UTC(), Consistency: snap.Consistency}
 	return out, nil
+}
+
+// policed is spec as the site's policy has it.
+func (s *site) policed(spec providers.SnapSpec) (providers.SnapSpec, error) {
+	switch s.snapshot {
+	case "never":
+		return spec, disk.Hint(disk.Errorf(disk.Policy, "its policy is snapshot: never"), "change the provider's snapshot policy in the configuration")
+	case "require-stopped":
+		spec.RequireStopped = true
+	case "require-frozen":
+		spec.RequireFrozen = true
+	}
+	return spec, nil
 }
 
 // decodeSet takes apart the disks of a snapshot, one container each, and makes
@@ -80,27 +93,4 @@ func decodeSet(disks []providers.Source) (*source, error) {
 		return nil, disk.Errorf(disk.Malformed, "the snapshot holds no disk")
 	}
 	return all, nil
-}
-
-// Sweep removes what a crash has left at the providers: uploads that were not
-// finished and snapshots that nobody reads. What another process is working on
-// stays. Failures are logged, for the next start tries again.
-func (p *Pipeline) Sweep(ctx context.Context) {
-	for name, s := range p.sites {
-		taker, ok := s.provider.(providers.Snapshotter)
-		if !ok {
-			continue
-		}
-		ids, err := taker.Leftovers(ctx)
-		if err != nil {
-			p.log.Warn("look for leftovers", "provider", name, "error", err)
-		}
-		for _, id := range ids {
-			if err := taker.Release(ctx, id); err != nil {
-				p.log.Warn("remove leftover", "provider", name, "id", id, "error", err)
-				continue
-			}
-			p.log.Info("removed what a crash has left", "provider", name, "id", id)
-		}
-	}
 }

@@ -13,10 +13,11 @@ import (
 	"chromogenic/disk/disktest"
 	"chromogenic/formats/layout"
 	"chromogenic/formats/ova"
+	"chromogenic/pipeline/jobs"
 	"chromogenic/providers"
 )
 
-func (b *bench) copy(spec CopySpec) (*Record, error) {
+func (b *bench) copy(spec CopySpec) (*jobs.Record, error) {
 	return b.Copy(context.Background(), spec)
 }
 
@@ -29,7 +30,7 @@ func TestCopyKeepsTheSourcesContainer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if rec.State != stateDone || rec.Unchanged != (format != "raw") || rec.Format != "raw" && !rec.Unchanged {
+		if rec.State != jobs.Done || rec.Unchanged != (format != "raw") || rec.Format != "raw" && !rec.Unchanged {
 			t.Errorf("%s: record %+v", format, rec)
 		}
 		if got := rec.Entry.Updated; !got.Equal(mtime) {
@@ -107,18 +108,18 @@ func TestFailedCopyLeavesNothing(t *testing.T) {
 	} {
 		src := disktest.Faulty(holes(), f)
 		rec, err := b.copy(CopySpec{Image: src, Format: "raw", Site: "b", Name: "web"})
-		if err == nil || rec.State != stateFailed || rec.Error == nil {
+		if err == nil || rec.State != jobs.Failed || rec.Error == nil {
 			t.Errorf("%s: error %v, record %+v", name, err, rec)
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	rec, err := b.Copy(ctx, CopySpec{From: b.view("a", "web", "raw"), Site: "b", Name: "web", Progress: func(p Progress) {
-		if p.Stage == "verifying" {
+		if p.Stage == "verify" {
 			cancel()
 		}
 	}})
 	wantKind(t, err, disk.Cancelled)
-	if rec.State != stateCancelled {
+	if rec.State != jobs.Cancelled {
 		t.Errorf("state %s", rec.State)
 	}
 	_, err = b.copy(CopySpec{From: b.view("a", "web", "raw"), Site: "b", Name: "web", Clean: "require"})
@@ -177,7 +178,7 @@ func TestPlanChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := b.view("a", "web", "qcow2").Allocated()
-	if rec.State != statePlanned || rec.Format != "qcow2" || rec.Bytes != want || len(rec.Stages) == 0 {
+	if rec.State != jobs.Planned || rec.Format != "qcow2" || rec.Bytes != want || len(rec.Stages) == 0 {
 		t.Errorf("plan %+v, want %d bytes", rec, want)
 	}
 	if got := b.files("b"); len(got) > 0 {
@@ -297,5 +298,47 @@ func TestSeveralDisksAreNotDropped(t *testing.T) {
 	rec, err := b.copy(CopySpec{From: v, Site: "b", Name: "two"})
 	if err != nil || rec.Format != "ova" {
 		t.Errorf("with store: source: %v, %+v", err, rec)
+	}
+}
+
+// TestReplace puts another disk in the place of an image: only when it is asked
+// for, and only when the new one is there.
+func TestReplace(t *testing.T) {
+	for _, store := range []string{"raw", "qcow2"} { // the old file's name is taken over, or another
+		b := newBench(t)
+		b.put("a/web.raw", holes())
+		b.put("b/web.raw", disktest.Runs(1<<20, disk.Extent{Len: 1 << 20}))
+		old := b.view("b", "web", "raw")
+		spec := CopySpec{From: b.view("a", "web", "raw"), Site: "b", Name: "web", Store: store}
+		_, err := b.copy(spec)
+		wantKind(t, err, disk.Exists)
+
+		// One that fails leaves the old one alone.
+		spec.Replace = true
+		ctx, cancel := context.WithCancel(context.Background())
+		spec.Progress = func(p Progress) {
+			if p.Stage == stageVerify {
+				cancel()
+			}
+		}
+		_, err = b.Copy(ctx, spec)
+		wantKind(t, err, disk.Cancelled)
+		disktest.Compare(t, b.view("b", "web", "raw"), disktest.Runs(1<<20, disk.Extent{Len: 1 << 20}))
+
+		spec.Progress = nil
+		rec, err := b.copy(spec)
+		if err != nil || rec.Unchanged {
+			t.Fatalf("%+v, %v", rec, err)
+		}
+		disktest.Compare(t, b.view("b", "web", "raw"), holes())
+		if got := b.all("b"); len(got) != 1 {
+			t.Errorf("store %s: there is %v", store, got)
+		}
+		if _, err := disk.FlatSum(context.Background(), old); disk.KindOf(err) != disk.Stale {
+			t.Errorf("the view of the old image: %v", err)
+		}
+		if rec, err = b.copy(spec); err != nil || !rec.Unchanged {
+			t.Errorf("again: %+v, %v", rec, err)
+		}
 	}
 }

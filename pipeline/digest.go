@@ -87,6 +87,10 @@ func (j *job) compare(ctx context.Context) error {
 			return err
 		}
 	}
+	if len(taken) == 1 && j.spec.Replace {
+		j.spec.Replaces = &taken[0]
+		return nil
+	}
 	if len(taken) > 0 {
 		err := disk.Errorf(disk.Exists, "name %q is taken by another image", j.spec.Name)
 		return disk.Hint(err, "choose another name, or remove the image that is there")
@@ -134,7 +138,7 @@ func (j *job) same(ctx context.Context, e providers.Entry) (bool, error) {
 
 // digestOf is the digest of one disk of the source.
 func (j *job) digestOf(ctx context.Context, i int) (string, error) {
-	if v := j.spec.From; v != nil && v.Ref.Entry.Kind == providers.Images {
+	if v := j.spec.From; v != nil && !v.Ref.Entry.Live() {
 		r := v.Ref
 		r.Disk = i
 		return j.p.GuestDigest(ctx, r)

@@ -100,7 +100,7 @@ func (l factsLoader) Load(ctx context.Context, key string) (*facts, error) {
 		var f *facts
 		if f, err = learn(src, l.e); err == nil {
 			f.learned = time.Now()
-			f.fluid = l.e.Kind == providers.Instances || f.learned.Sub(l.e.Updated) < fluidTime
+			f.fluid = l.e.Live() || f.learned.Sub(l.e.Updated) < fluidTime
 			if !f.fluid {
 				l.keep(key, f)
 			}
@@ -129,9 +129,9 @@ func (l factsLoader) Reload(ctx context.Context, key string, _ *facts) (*facts, 
 // learn looks into an open source: tables, no content.
 func learn(src *source, e providers.Entry) (*facts, error) {
 	f := &facts{Format: src.format.Name, FileSize: src.Size(), Meta: src.machine.Meta}
-	f.Contained = !src.resolved && src.format.Layout != nil && e.Kind == providers.Images
+	f.Contained = !src.resolved && src.format.Layout != nil && !e.Live()
 	mapOf := layout.MapOf
-	if e.Kind == providers.Instances {
+	if e.Live() {
 		// A live disk is dense, for its holes may be gone when it is captured.
 		mapOf = fullMapOf
 	}

@@ -3,14 +3,17 @@ package pipeline
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/maypok86/otter/v2"
 
 	"chromogenic/disk"
+	"chromogenic/pipeline/jobs"
 	"chromogenic/providers"
 )
 
@@ -42,7 +45,11 @@ type Pipeline struct {
 	names []string // of the sites, in the order of the configuration
 	cache *disk.Cache
 	known *otter.Cache[string, *facts]
+	jobs  *jobs.Jobs
 	limit int64 // of all spools together; 0 is none
+
+	metrics *metrics
+	work    sync.WaitGroup // of Start
 
 	ctx  context.Context // of what no caller waits for: ends with Close
 	stop context.CancelFunc
@@ -51,10 +58,12 @@ type Pipeline struct {
 	cores  map[string]*core   // those that have users
 	late   []*waiting         // uses that their views have given up, the oldest first
 	spools map[*os.File]int64 // bytes that each spool has claimed
+	kept   map[string]int64   // bytes of each spool that an interrupted job goes on with
 }
 
 // New opens the state directory, which no other process may have open, and
-// removes what a crash left in its spool.
+// removes what a crash left in its spool, but for what an interrupted job can go
+// on with: see Recover.
 func New(o Options) (*Pipeline, error) {
 	p := &Pipeline{
 		log:   cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
@@ -83,19 +92,55 @@ func New(o Options) (*Pipeline, error) {
 	if p.state, err = openState(o.StateDir); err != nil {
 		return nil, err
 	}
+	if err := p.openJobs(); err != nil {
+		return nil, errors.Join(err, p.state.close())
+	}
 	for _, s := range p.sites {
 		p.restorePins(s)
 	}
+	p.metrics = newMetrics(p)
 	return p, nil
 }
 
+// openJobs reads the records of jobs, and keeps the spools that they need.
+func (p *Pipeline) openJobs() error {
+	var err error
+	if p.jobs, err = jobs.Open(p.state.db); err != nil {
+		return err
+	}
+	keep := map[string]bool{}
+	for _, r := range p.jobs.List() {
+		for _, m := range r.Made {
+			keep[string(m.Token)] = m.What == madeSpool && r.State == jobs.Interrupted
+		}
+	}
+	p.kept, err = p.state.sweepSpool(keep)
+	return err
+}
+
+// Durable tells whether what is known of images and jobs outlives the process.
+func (p *Pipeline) Durable() bool { return p.state.db != nil }
+
+// Jobs are the copies that run, and the records of earlier ones.
+func (p *Pipeline) Jobs() *jobs.Jobs { return p.jobs }
+
 // SiteNames are the names of the providers in the order of the configuration.
 func (p *Pipeline) SiteNames() []string { return p.names }
+
+// endTime is how long Close waits for the work of Start to be suspended.
+const endTime = 10 * time.Second
 
 // Close ends all views and leaves the state directory to the next. Spools must
 // be closed before.
 func (p *Pipeline) Close() error {
 	p.stop()
+	idle := make(chan struct{})
+	go func() { p.work.Wait(); close(idle) }()
+	select {
+	case <-idle:
+	case <-time.After(endTime): // its records say Running, which the next start knows how to read
+		p.log.Warn("close: a provider does not answer, what waits for it is left")
+	}
 	p.mu.Lock()
 	cores := p.cores
 	p.cores, p.late = map[string]*core{}, nil

@@ -17,7 +17,8 @@ type source struct {
 	disk.Image // the container's bytes
 	format     formats.Format
 	machine    *disk.Machine
-	resolved   bool // files beside the container hold parts of it
+	resolved   bool               // files beside the container hold parts of it
+	captured   *providers.Capture // of a live machine: the moment that this is
 	release    func() error
 }
 
@@ -47,7 +48,7 @@ func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entr
 	if err != nil {
 		return nil, fmt.Errorf("open %s %q of %s: %w", e.Kind, e.Name, site, err)
 	}
-	if !s.prober && e.Kind == providers.Images {
+	if !s.prober && !e.Live() {
 		src.Image = p.cache.Image(imageKey(site, e), src.Image)
 	}
 	out, err := decode(src, trust{ambiguous: strings.HasSuffix(e.ID, ".img"), checked: checked})

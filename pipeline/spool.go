@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 
@@ -37,7 +38,9 @@ type Spool struct {
 	broken error // why the source of what was recognised could not be read on
 
 	closed bool
-	file   *os.File // unlinked; nil while nothing is stored
+	file   *os.File // nil while nothing is stored
+	path   string   // of the file, in the spool folder
+	left   bool     // the file stays, for a job that goes on later
 }
 
 // NewSpool makes an empty spool.
@@ -50,11 +53,11 @@ func (s *Spool) Size() int64 { return s.size.Load() }
 func (s *Spool) Allocated() int64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return allocated(s.file)
+	return held(s.file)
 }
 
-// allocated is what a file takes, in bytes; 0 for nil.
-func allocated(f *os.File) int64 {
+// held is what a file takes, in bytes; 0 for nil.
+func held(f *os.File) int64 {
 	var st unix.Stat_t
 	if f == nil || unix.Fstat(int(f.Fd()), &st) != nil {
 		return 0
@@ -106,11 +109,7 @@ func (s *Spool) store(p []byte, off int64) (int, error) {
 		if err != nil {
 			return 0, fmt.Errorf("make spool: %w", err)
 		}
-		// Without a name nothing of it outlives the process.
-		if err := os.Remove(f.Name()); err != nil {
-			return 0, errors.Join(fmt.Errorf("make spool: %w", err), f.Close())
-		}
-		s.file = f
+		s.file, s.path = f, f.Name()
 		s.p.mu.Lock()
 		s.p.spools[f] += int64(len(p))
 		s.p.mu.Unlock()
@@ -130,7 +129,7 @@ func (p *Pipeline) claim(f *os.File, n int64) error {
 	defer p.mu.Unlock()
 	if p.limit > 0 && p.spooled()+n > p.limit {
 		for f := range p.spools {
-			p.spools[f] = allocated(f)
+			p.spools[f] = held(f)
 		}
 		if p.spooled()+n > p.limit {
 			err := disk.Errorf(disk.NoSpace, "write spool: the limit of %d bytes for all spools is reached", p.limit)
@@ -147,6 +146,9 @@ func (p *Pipeline) claim(f *os.File, n int64) error {
 func (p *Pipeline) spooled() int64 {
 	var sum int64
 	for _, n := range p.spools {
+		sum += n
+	}
+	for _, n := range p.kept {
 		sum += n
 	}
 	return sum
@@ -297,10 +299,59 @@ func (s *Spool) Close() error {
 	}
 	s.p.mu.Lock()
 	delete(s.p.spools, s.file)
+	if s.left {
+		s.p.kept[filepath.Base(s.path)] = held(s.file)
+	}
 	s.p.mu.Unlock()
 	err := s.file.Close()
+	if !s.left {
+		err = errors.Join(err, removeFile(s.path))
+	}
 	s.file = nil
 	return err
+}
+
+// removeFile removes a file that may be gone.
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove spool: %w", err)
+	}
+	return nil
+}
+
+// keepAs gives the file of a spool a name by which a later process finds it, and
+// tells whether all that was written is in it.
+func (s *Spool) keepAs(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.p.state.db == nil || s.file == nil || !s.plain || s.file.Truncate(s.size.Load()) != nil {
+		return false
+	}
+	path := s.p.state.spoolPath(name)
+	if os.Rename(s.path, path) != nil {
+		return false
+	}
+	s.path = path
+	return true
+}
+
+// leave keeps the file beyond the spool.
+func (s *Spool) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = s.file != nil
+}
+
+// dropSpool removes the file of a job that has ended. The spool that it was goes
+// on without a name.
+func (p *Pipeline) dropSpool(name string) {
+	if err := removeFile(p.state.spoolPath(name)); err != nil {
+		p.log.Warn("remove spool", "error", err)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.kept, name)
 }
 
 // Image is the spool's content as it is now, for Copy; the spool must not be

@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+	"regexp"
 	"time"
 
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"chromogenic/disk"
 )
@@ -28,6 +29,10 @@ const (
 
 // spoolPrefix begins the names of spools.
 const spoolPrefix = "spool-"
+
+// spoolName is what the files in the spool folder are called: of a program that
+// writes, and of a job.
+var spoolName = regexp.MustCompile(`^(spool-\d+|\d{8}T\d{6}Z-[0-9a-f]{6})$`)
 
 // lockWait is how long a command waits for the database of another process that
 // is about to end.
@@ -70,8 +75,7 @@ func openState(dir string) (*state, error) {
 	return s, nil
 }
 
-// prepare makes the buckets and removes the spools that a crash has left: this
-// process owns the directory. What else lies in the folder is not ours.
+// prepare makes the buckets and the spool folder.
 func (s *state) prepare() error {
 	err := s.db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range []string{bucketMeta, bucketFacts, bucketDigests, bucketPins} {
@@ -96,19 +100,43 @@ func (s *state) prepare() error {
 	if err := os.MkdirAll(s.spool, 0o700); err != nil {
 		return fmt.Errorf("make spool folder: %w", err)
 	}
+	return nil
+}
+
+// spoolPath is the path of a file in the spool folder.
+func (s *state) spoolPath(name string) string { return filepath.Join(s.spool, filepath.Base(name)) }
+
+// sweepSpool removes the spools that a crash has left, for this process owns the
+// directory, but for those that keep says. What else lies in the folder is not
+// ours. It gives the bytes that each of the others takes.
+func (s *state) sweepSpool(keep map[string]bool) (map[string]int64, error) {
 	files, err := os.ReadDir(s.spool)
 	if err != nil {
-		return fmt.Errorf("read spool folder: %w", err)
+		return nil, fmt.Errorf("read spool folder: %w", err)
 	}
+	kept := map[string]int64{}
 	for _, f := range files {
-		if !f.Type().IsRegular() || !strings.HasPrefix(f.Name(), spoolPrefix) {
-			continue
-		}
-		if err := os.Remove(filepath.Join(s.spool, f.Name())); err != nil {
-			return fmt.Errorf("empty spool folder: %w", err)
+		path := s.spoolPath(f.Name())
+		switch {
+		case !f.Type().IsRegular() || !spoolName.MatchString(f.Name()):
+		case keep[f.Name()]:
+			kept[f.Name()] = allocated(path)
+		default:
+			if err := removeFile(path); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return nil
+	return kept, nil
+}
+
+// allocated is what a file takes on disk, in bytes; 0 if it is gone.
+func allocated(path string) int64 {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return 0
+	}
+	return st.Blocks * 512 // stat(2) counts in 512 bytes whatever the file system does
 }
 
 // get returns a copy of a value, or nil.

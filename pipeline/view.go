@@ -9,6 +9,7 @@ import (
 
 	"chromogenic/disk"
 	"chromogenic/formats/layout"
+	"chromogenic/pipeline/jobs"
 	"chromogenic/providers"
 )
 
@@ -33,7 +34,7 @@ type Stat struct {
 // A View is an open image in a format. It is a disk.Image; its extents come
 // from a map that was frozen when the image was first seen.
 //
-// The view of an instance is dense: it has no holes, so that its size is exact
+// The view of a live instance is dense: it has no holes, so that its size is exact
 // before it is captured. It is captured at its first read, or when it is copied
 // by Copy, and shows that moment until it is closed; whether a read may do that
 // (SnapshotPolicy) is for the caller to decide.
@@ -49,7 +50,8 @@ type core struct {
 	Ref   Ref
 	facts *facts
 	lease *lease
-	image disk.Image // the whole view
+	snap  providers.SnapSpec // how a live instance is captured
+	image disk.Image         // the whole view
 	seed  []byte
 	key   string // in Pipeline.cores
 
@@ -102,8 +104,8 @@ func (v *View) Close() error {
 // with all other views of the same image.
 func (p *Pipeline) View(ctx context.Context, r Ref) (*View, error) {
 	key := r.key()
-	if r.Entry.Kind == providers.Instances {
-		key += "\x00" + NewID() // each view of an instance is a capture of its own
+	if r.Entry.Live() {
+		key += "\x00" + jobs.NewID() // each view of an instance is a capture of its own
 	}
 	c, err := p.compose(ctx, r)
 	if err != nil {
@@ -117,13 +119,14 @@ func (p *Pipeline) View(ctx context.Context, r Ref) (*View, error) {
 func (p *Pipeline) compose(ctx context.Context, r Ref) (*core, error) {
 	f, err := p.facts(ctx, r.Site, r.Entry)
 	if err != nil {
+		p.metrics.failed(r.Site, err)
 		return nil, err
 	}
 	c := &core{p: p, Ref: r, facts: f, seed: seed(r.Entry)}
 	// The source may be opened long after the caller of View has gone.
 	c.lease = &lease{ctx: p.ctx, open: func(ctx context.Context) (*source, error) {
-		if r.Entry.Kind == providers.Instances {
-			return p.capture(ctx, r.Site, r.Entry)
+		if r.Entry.Live() {
+			return p.capture(ctx, r.Site, r.Entry, c.snap)
 		}
 		src, err := p.openSource(ctx, r.Site, r.Entry, !f.fluid) // for its facts
 		if err == nil && f.fluid {
@@ -181,13 +184,19 @@ func (c *core) container() disk.Image {
 	if c.facts.File == nil {
 		return c.disk(0)
 	}
-	return layout.Frozen(leased{c.lease, -1, c.facts.FileSize}, c.facts.File)
+	return layout.Frozen(c.source(-1, c.facts.FileSize), c.facts.File)
 }
 
 // disk is one disk of the image.
 func (c *core) disk(i int) disk.Image {
 	d := c.facts.Disks[i]
-	return layout.Frozen(leased{c.lease, i, d.Size}, d.Map)
+	return layout.Frozen(c.source(i, d.Size), d.Map)
+}
+
+// source is disk n of the source, or its container for n < 0. What is read of it
+// is counted.
+func (c *core) source(n int, size int64) disk.Image {
+	return c.p.metrics.counted(c.Ref.Site, leased{c.lease, n, size})
 }
 
 // machine is all disks of the image, each passed through wrap.
@@ -321,7 +330,7 @@ func (p *Pipeline) recent() []*core {
 	defer p.mu.Unlock()
 	var out []*core
 	for _, c := range p.cores {
-		if c.Ref.Entry.Kind == providers.Images || c.lease.opened() {
+		if !c.Ref.Entry.Live() || c.lease.opened() {
 			c.refs++
 			out = append(out, c)
 		}

@@ -37,6 +37,24 @@ type Entry struct {
 	Meta             disk.Meta
 	Disks            []DiskInfo // of a machine with several; empty for one
 	Props            map[string]string
+	Capture          *Capture // of an entry among the instances that is a capture which was kept
+}
+
+// Live tells whether the entry is a machine in use, whose bytes change: they can
+// be had as a Snapshot or a capture only.
+func (e Entry) Live() bool { return e.Kind == Instances && e.Capture == nil }
+
+// CaptureLayout is how the time of a capture is written where it is a part of a
+// name.
+const CaptureLayout = "20060102T150405Z"
+
+// A Capture is what a listing knows of a capture. Its bytes never change, so it
+// is read as an image is.
+type Capture struct {
+	Of          string    // id of the instance, which may be gone
+	Taken       time.Time // UTC, in whole seconds; no two of one instance and name have the same
+	Consistency Consistency
+	Ours        bool // made by a Keeper, so that retention may remove it
 }
 
 // DiskInfo is what a listing knows of one disk.
@@ -84,6 +102,10 @@ type Spec struct {
 	Meta   disk.Meta
 	Mtime  time.Time // kept with the image; zero is now
 	Props  map[string]string
+
+	// Replaces is the image whose name the new one takes: it goes when, and only
+	// when, Commit has put the new one in its place. Nil replaces nothing.
+	Replaces *Entry
 }
 
 // An Uploader is a provider that takes images.
@@ -97,13 +119,20 @@ type Uploader interface {
 	// name is taken (Exists), there is no room (NoSpace, Quota). Nothing is
 	// visible under the name until Commit.
 	Begin(ctx context.Context, spec Spec) (Upload, error)
+
+	// Resume finds an upload that another process has begun, by its Token, to
+	// send what is missing or to abort it. NotFound is one that is gone, Invalid
+	// one that is of another spec, Busy one whose process lives. Of a zero spec
+	// nothing but Abort is asked for.
+	Resume(ctx context.Context, spec Spec, token []byte) (Upload, error)
 }
 
 // An Upload is one image on its way. Its methods are called in order, by one
 // goroutine; Abort may be called at any point instead of the next, and after an
 // error must be.
 type Upload interface {
-	// Send transfers img, without its holes where the cloud can do without.
+	// Send transfers img, without its holes where the cloud can do without, and
+	// without what an earlier process has sent of it.
 	// Progress is called with the bytes of img that are done, holes included.
 	Send(ctx context.Context, img disk.Image, progress func(done int64)) error
 
@@ -117,6 +146,12 @@ type Upload interface {
 
 	// Abort removes whatever Begin and Send made. After Commit it does nothing.
 	Abort(ctx context.Context) error
+
+	// Token is what Resume finds the upload by; it does not change.
+	Token() []byte
+
+	// Suspend lets go of the upload and leaves what was sent, for Resume.
+	Suspend() error
 }
 
 // A Digest is of the exact bytes of a container, by the named algorithm:
@@ -155,11 +190,13 @@ const (
 	Stopped Consistency = "stopped" // the machine was off
 )
 
-// A SnapSpec says how to take a snapshot.
+// A SnapSpec says how to take a snapshot, or a capture.
 type SnapSpec struct {
 	Job            string
+	Name           string // of a capture, in the place of the instance's; empty keeps that
 	RequireStopped bool
-	RequireFrozen  bool
+	RequireFrozen  bool // an agent freezes the filesystems, or it fails
+	MayRestart     bool // where capturing restarts the machine; it is refused otherwise
 }
 
 // A Snapshot is all disks of an instance at one moment.
@@ -181,6 +218,17 @@ type Snapshotter interface {
 
 	// Leftovers lists the ids of snapshots that a crash has left behind.
 	Leftovers(ctx context.Context) ([]string, error)
+}
+
+// A Keeper keeps captures of instances, which are listed among these until they
+// are deleted.
+type Keeper interface {
+	// Keep captures all disks of a live instance as one set. It is listed,
+	// complete and durable, when Keep returns, and not at all after an error.
+	Keep(ctx context.Context, instance Entry, spec SnapSpec) (Entry, error)
+	// DeleteCapture removes a capture for good, and nothing else: a live instance
+	// is Unsupported, a capture that has changed since it was listed Stale.
+	DeleteCapture(ctx context.Context, e Entry) error
 }
 
 // A Pinner is a provider that can tell the place of its images from another one:

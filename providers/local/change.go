@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -76,11 +77,17 @@ func (p *Provider) SetMtime(ctx context.Context, e providers.Entry, mtime time.T
 // openImage opens the folder of an image that is about to be changed, and checks
 // that it is still the one that was listed.
 func (p *Provider) openImage(ctx context.Context, e providers.Entry) (*dir, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
 	if e.Kind != providers.Images {
 		return nil, disk.Errorf(disk.Unsupported, "%s are not changed", e.Kind)
+	}
+	return p.openEntry(ctx, e)
+}
+
+// openEntry opens the folder of an entry, which must still be the one that was
+// listed.
+func (p *Provider) openEntry(ctx context.Context, e providers.Entry) (*dir, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
 	d, err := p.open(e.Kind)
 	if err != nil {
@@ -124,15 +131,46 @@ func (p *Provider) publish(d *dir, from, file, name string) (providers.Entry, er
 	return e, nil
 }
 
-// refuseTaken fails with Exists when a file other than own has the name.
-func (p *Provider) refuseTaken(d *dir, name, own string) error {
+// replace gives the file from its final name in the place of the image old, which
+// must not have changed. There is no moment at which neither is there.
+func (p *Provider) replace(d *dir, from, file, name string, old providers.Entry) (providers.Entry, error) {
+	p.change.Lock()
+	defer p.change.Unlock()
+	now, err := p.entry(d, old.ID)
+	if err != nil {
+		return providers.Entry{}, fmt.Errorf("replace %q: %w", old.ID, explain(err))
+	}
+	if now.Version != old.Version {
+		return providers.Entry{}, disk.Errorf(disk.Stale, "replace %q: it has changed meanwhile", old.ID)
+	}
+	if err := p.refuseTaken(d, name, from, old.ID); err != nil {
+		return providers.Entry{}, err
+	}
+	if file == old.ID {
+		err = d.root.Rename(from, file)
+	} else if err = d.move(from, file); err == nil {
+		if err = d.root.Remove(old.ID); err != nil {
+			err = errors.Join(err, d.move(file, from))
+		}
+	}
+	if err != nil {
+		return providers.Entry{}, explain(err)
+	}
+	if err := d.sync(); err != nil {
+		return providers.Entry{}, err
+	}
+	return p.entry(d, file)
+}
+
+// refuseTaken fails with Exists when a file that is not among own has the name.
+func (p *Provider) refuseTaken(d *dir, name string, own ...string) error {
 	names, err := d.names()
 	if err != nil {
 		return err
 	}
 	for _, file := range names {
 		stem, _, _, ok := p.split(file)
-		if ok && file != own && decodeName(stem) == name {
+		if ok && !slices.Contains(own, file) && decodeName(stem) == name {
 			return disk.Hint(disk.Errorf(disk.Exists, "the name is taken by %q", file), "choose another name, or remove that image first")
 		}
 	}

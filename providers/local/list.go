@@ -17,8 +17,8 @@ import (
 
 // List lists the folder of a kind, in the order of the files' names. Each file
 // costs two calls to the kernel, and each part of an image one more. No file is
-// opened but small ones that may be descriptors, once, and again when they or
-// their parts have changed. What cannot be read, by its nature or by its
+// opened but captures, and small ones that may be descriptors, once, and again when
+// they or their parts have changed. What cannot be read, by its nature or by its
 // permissions, has a Reason; a file whose state cannot be had at all makes the
 // listing fail.
 func (p *Provider) List(ctx context.Context, kind providers.Kind) ([]providers.Entry, error) {
@@ -62,7 +62,7 @@ func (p *Provider) entry(d *dir, file string) (providers.Entry, error) {
 	if !plainName(file) {
 		return providers.Entry{}, errNoEntry
 	}
-	stem, _, format, ok := p.split(file)
+	stem, ext, format, ok := p.split(file)
 	if !ok {
 		return providers.Entry{}, errNoEntry
 	}
@@ -82,7 +82,12 @@ func (p *Provider) entry(d *dir, file string) (providers.Entry, error) {
 		Format: format, Size: st.size, VirtualSize: -1,
 	}
 	if e.Kind == providers.Instances {
-		e.Status = "running" // a folder cannot tell; this is the careful guess
+		if of, taken, ok := p.splitCapture(file); ok {
+			e.Name, e.Created = decodeName(of), taken
+			e.Capture = d.captured(file, of+ext, taken)
+		} else {
+			e.Status = "running" // a folder cannot tell; this is the careful guess
+		}
 	}
 	if reason != "" {
 		e.Size = -1

@@ -78,6 +78,7 @@ var (
 	_ providers.Renamer     = (*Provider)(nil)
 	_ providers.Timer       = (*Provider)(nil)
 	_ providers.Snapshotter = (*Provider)(nil)
+	_ providers.Keeper      = (*Provider)(nil)
 	_ providers.Prober      = (*Provider)(nil)
 	_ providers.Pinner      = (*Provider)(nil)
 	_ providers.Assembler   = (*Provider)(nil)

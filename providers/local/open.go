@@ -15,7 +15,7 @@ import (
 // Open opens a file, through a symlink only if that stays inside the folder. A
 // fifo, a socket or a device is never opened. The source holds the folder open
 // until it is closed. The disk of a machine is not pinned, for that may write to it
-// at any time.
+// at any time; a capture of it is.
 func (p *Provider) Open(ctx context.Context, e providers.Entry, n int) (providers.Source, error) {
 	if err := ctx.Err(); err != nil {
 		return providers.Source{}, err
@@ -37,7 +37,8 @@ func (p *Provider) Open(ctx context.Context, e providers.Entry, n int) (provider
 		d.root.Close()
 		return providers.Source{}, err
 	}
-	img.live = e.Kind == providers.Instances
+	_, _, kept := p.splitCapture(e.ID)
+	img.live = e.Kind == providers.Instances && !kept
 	parts, err := p.parts(d, e.ID, format, img.state)
 	if err == nil && !img.live && !d.folder.times.same(e.Version, versionOf(img.state, parts)) {
 		err = disk.Errorf(disk.Stale, "open %q: image has changed since it was listed", e.ID)

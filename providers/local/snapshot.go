@@ -29,8 +29,7 @@ const quiet = 20 * time.Millisecond
 // it fails as Busy.
 //
 // A folder cannot tell whether a machine is stopped, so the consistency is
-// always that of a crash. A disk that is made of several files is captured
-// without the others, and cannot be read.
+// always that of a crash. A disk that is made of several files is refused.
 func (p *Provider) Snapshot(ctx context.Context, instance providers.Entry, spec providers.SnapSpec) (providers.Snapshot, error) {
 	s, err := p.snapshot(ctx, instance, spec)
 	if err != nil {
@@ -40,27 +39,15 @@ func (p *Provider) Snapshot(ctx context.Context, instance providers.Entry, spec 
 }
 
 func (p *Provider) snapshot(ctx context.Context, instance providers.Entry, spec providers.SnapSpec) (providers.Snapshot, error) {
-	_, _, format, ok := p.split(instance.ID)
-	switch {
-	case spec.RequireStopped || spec.RequireFrozen:
-		return providers.Snapshot{}, disk.Hint(disk.Errorf(disk.Unsupported, "a folder cannot tell whether the machine is stopped or frozen"),
-			"stop the machine yourself, and capture with the policy auto")
-	case instance.Kind != providers.Instances || !ok || !plainName(instance.ID):
-		return providers.Snapshot{}, disk.Errorf(disk.NotFound, "it is no instance")
-	}
-	d, err := p.open(providers.Instances)
+	t, err := p.capture(ctx, instance, spec)
 	if err != nil {
 		return providers.Snapshot{}, err
 	}
-	// The owner alone may read what a running machine has on its disk.
-	t, err := createTemp(d, spec.Job, 0o600)
-	if err != nil {
-		return providers.Snapshot{}, disk.Hint(err, "a capture is made beside the disk, so the folder of instances must be writable")
-	}
-	img, err := t.capture(ctx, instance.ID)
+	img, err := t.read()
 	if err != nil {
 		return providers.Snapshot{}, errors.Join(err, t.remove())
 	}
+	_, _, format, _ := p.split(instance.ID)
 	id := snapshotID(providers.Instances, t.name)
 	p.mu.Lock()
 	p.live[id] = t
@@ -73,18 +60,61 @@ func (p *Provider) snapshot(ctx context.Context, instance providers.Entry, spec 
 	}, nil
 }
 
-// capture fills t with the content of a file, as of one moment, and opens it.
-func (t *temp) capture(ctx context.Context, file string) (disk.Image, error) {
+// capture captures the disk of a machine into a temporary.
+func (p *Provider) capture(ctx context.Context, instance providers.Entry, spec providers.SnapSpec) (*temp, error) {
+	_, _, format, ok := p.split(instance.ID)
+	_, _, kept := p.splitCapture(instance.ID)
+	switch {
+	case spec.RequireStopped || spec.RequireFrozen:
+		return nil, disk.Hint(disk.Errorf(disk.Unsupported, "a folder can neither freeze the machine nor tell whether it is stopped"),
+			"stop the machine yourself, and capture with the policy auto and without --freeze")
+	case instance.Kind != providers.Instances || !ok || !plainName(instance.ID):
+		return nil, disk.Errorf(disk.NotFound, "it is no instance")
+	case kept:
+		return nil, disk.Hint(disk.Errorf(disk.Unsupported, "it is a capture already"), "read it as it is")
+	}
+	d, err := p.open(providers.Instances)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.refuseParts(d, instance.ID, format); err != nil {
+		d.close()
+		return nil, err
+	}
+	// The owner alone may read what a running machine has on its disk.
+	t, err := createTemp(d, spec.Job, 0o600)
+	if err != nil {
+		return nil, disk.Hint(err, "a capture is made beside the disk, so the folder of instances must be writable")
+	}
+	if err := t.capture(ctx, instance.ID); err != nil {
+		return nil, errors.Join(err, t.remove())
+	}
+	return t, nil
+}
+
+// refuseParts refuses a disk that lies in several files: they cannot be captured at
+// one moment.
+func (p *Provider) refuseParts(d *dir, file, format string) error {
+	st, err := d.target(file)
+	if err != nil {
+		return openError(err)
+	}
+	parts, err := p.parts(d, file, format, st)
+	if err == nil && len(parts) > 0 {
+		err = disk.Hint(disk.Errorf(disk.Unsupported, "its disk lies in several files, which cannot be captured as one"),
+			"keep the machine's disk in one file: raw, qcow2, or a vmdk that is not split")
+	}
+	return explain(err)
+}
+
+// capture fills t with the content of a file, as of one moment.
+func (t *temp) capture(ctx context.Context, file string) error {
 	for range copyAttempts {
-		err := t.clone(ctx, file)
-		if err == nil {
-			return t.read()
-		}
-		if disk.KindOf(err) != disk.Stale {
-			return nil, err
+		if err := t.clone(ctx, file); err == nil || disk.KindOf(err) != disk.Stale {
+			return err
 		}
 	}
-	return nil, disk.Hint(disk.Errorf(disk.Busy, "the disk was written to during each of %d copies", copyAttempts),
+	return disk.Hint(disk.Errorf(disk.Busy, "the disk was written to during each of %d copies", copyAttempts),
 		"stop the machine, or keep its disk on a filesystem with reflinks (btrfs, xfs)")
 }
 
@@ -111,7 +141,7 @@ func (t *temp) clone(ctx context.Context, file string) error {
 	if err := t.file.Truncate(src.Size()); err != nil {
 		return explain(err)
 	}
-	if err := t.fill(ctx, src, nil); err != nil {
+	if err := t.fill(ctx, src, false, nil); err != nil {
 		return err
 	}
 	return src.check()

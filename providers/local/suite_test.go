@@ -17,7 +17,12 @@ import (
 func TestSuite(t *testing.T) {
 	providertest.Suite(t, func(t *testing.T) providertest.Fixture {
 		p, images, instances := newProvider(t)
-		at := func(e providers.Entry) string { return filepath.Join(images, e.ID) }
+		at := func(e providers.Entry) string {
+			if e.Kind == providers.Instances {
+				return filepath.Join(instances, e.ID)
+			}
+			return filepath.Join(images, e.ID)
+		}
 		return providertest.Fixture{
 			Provider: p,
 			Format:   "raw",

@@ -1,12 +1,14 @@
 package local
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -73,7 +75,11 @@ func (p *Provider) begin(ctx context.Context, spec providers.Spec) (*upload, err
 	if err != nil {
 		return nil, err
 	}
-	if err := p.refuseTaken(d, spec.Name, ""); err != nil {
+	var own []string
+	if spec.Replaces != nil {
+		own = append(own, spec.Replaces.ID)
+	}
+	if err := p.refuseTaken(d, spec.Name, own...); err != nil {
 		d.close()
 		return nil, err
 	}
@@ -87,13 +93,68 @@ func (p *Provider) begin(ctx context.Context, spec providers.Spec) (*upload, err
 	return &upload{provider: p, spec: spec, file: file, temp: t}, nil
 }
 
+// Resume takes up the hidden file of an upload whose process is gone.
+func (p *Provider) Resume(_ context.Context, spec providers.Spec, token []byte) (providers.Upload, error) {
+	u, err := p.resume(spec, string(token))
+	if err != nil {
+		return nil, fmt.Errorf("resume upload of %.80q: %w", spec.Name, err)
+	}
+	return u, nil
+}
+
+func (p *Provider) resume(spec providers.Spec, name string) (*upload, error) {
+	if !isTemp(name) || strings.Contains(name, "/") {
+		return nil, disk.Errorf(disk.NotFound, "no such upload")
+	}
+	u := &upload{provider: p, spec: spec, again: true}
+	if spec.Name != "" {
+		var err error
+		if u.file, err = fileName(spec.Name, "."+p.extension(spec.Format)); err != nil {
+			return nil, err
+		}
+	}
+	d, err := p.open(providers.Images)
+	if err != nil {
+		return nil, err
+	}
+	f, err := d.lockTemp(name)
+	if err != nil {
+		d.close()
+		return nil, explain(err)
+	}
+	u.temp = &temp{dir: d, name: name, file: f}
+	info, err := f.Stat()
+	if err == nil && spec.Name != "" && info.Size() != spec.Size {
+		err = disk.Errorf(disk.Invalid, "it has %d bytes, not %d", info.Size(), spec.Size)
+		return nil, errors.Join(err, u.temp.remove())
+	}
+	if err != nil {
+		u.temp.close()
+		return nil, explain(err)
+	}
+	return u, nil
+}
+
 // An upload is a hidden file on its way to become an image.
 type upload struct {
 	provider *Provider
 	spec     providers.Spec
 	file     string // its name to be
 	temp     *temp
-	done     bool // committed or aborted
+	again    bool // an earlier process has begun it
+	done     bool // committed, aborted or suspended
+}
+
+// Token is the name of the hidden file.
+func (u *upload) Token() []byte { return []byte(u.temp.name) }
+
+// Suspend closes the hidden file and leaves it.
+func (u *upload) Suspend() error {
+	if !u.done {
+		u.done = true
+		u.temp.close()
+	}
+	return nil
 }
 
 // Send copies img, leaving out its holes. It refuses before the first byte when
@@ -102,15 +163,16 @@ func (u *upload) Send(ctx context.Context, img disk.Image, progress func(done in
 	if img.Size() != u.spec.Size {
 		return disk.Errorf(disk.Invalid, "send %.80q: it has %d bytes, not %d as announced", u.spec.Name, img.Size(), u.spec.Size)
 	}
-	if err := u.temp.fill(ctx, img, progress); err != nil {
+	if err := u.temp.fill(ctx, img, u.again, progress); err != nil {
 		return fmt.Errorf("send %.80q: %w", u.spec.Name, err)
 	}
 	return nil
 }
 
 // fill copies img into the temporary, which has its size and is all hole, and
-// leaves out zeros that are none in img too.
-func (t *temp) fill(ctx context.Context, img disk.Image, progress func(done int64)) error {
+// leaves out zeros that are none in img too. Again says that an earlier process
+// has filled some of it: what is there and right is not written again.
+func (t *temp) fill(ctx context.Context, img disk.Image, again bool, progress func(done int64)) error {
 	need, err := disk.Allocated(img)
 	if err != nil {
 		return err
@@ -118,7 +180,23 @@ func (t *temp) fill(ctx context.Context, img disk.Image, progress func(done int6
 	if err := t.fits(need); err != nil {
 		return err
 	}
-	return explain(disk.Copy(ctx, t.file, img, disk.CopyOptions{Progress: progress, SkipZeros: true}))
+	o := disk.CopyOptions{Progress: progress, SkipZeros: !again}
+	if again {
+		return explain(disk.Copy(ctx, differing{t.file}, img, o))
+	}
+	return explain(disk.Copy(ctx, t.file, img, o))
+}
+
+// differing writes what is not there yet. It is safe for concurrent use, as far as
+// writes do not overlap.
+type differing struct{ file *os.File }
+
+func (d differing) WriteAt(p []byte, off int64) (int, error) {
+	have := make([]byte, len(p))
+	if n, err := d.file.ReadAt(have, off); n == len(p) && err == nil && bytes.Equal(have, p) {
+		return n, nil
+	}
+	return d.file.WriteAt(p, off)
 }
 
 // Verify makes the file durable and reads it back, from the disk and not from
@@ -187,7 +265,13 @@ func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
 	if err := t.file.Sync(); err != nil {
 		return providers.Entry{}, explain(err)
 	}
-	e, err := u.provider.publish(t.dir, t.name, u.file, u.spec.Name)
+	var e providers.Entry
+	var err error
+	if old := u.spec.Replaces; old != nil {
+		e, err = u.provider.replace(t.dir, t.name, u.file, u.spec.Name, *old)
+	} else {
+		e, err = u.provider.publish(t.dir, t.name, u.file, u.spec.Name)
+	}
 	if err != nil {
 		return providers.Entry{}, err
 	}

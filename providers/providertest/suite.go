@@ -22,7 +22,7 @@ type Fixture struct {
 	Format   string // that images are put and sent in; their bytes are a pattern
 
 	Put    func(t *testing.T, name string, img disk.Image) // makes an image; a second one of a name is another image
-	Change func(t *testing.T, e providers.Entry)           // changes the bytes of an image
+	Change func(t *testing.T, e providers.Entry)           // changes the bytes of an image, or of an instance
 	Remove func(t *testing.T, e providers.Entry)           // removes an image
 	Break  func(t *testing.T) (repair func())              // makes the cloud unreachable
 
@@ -63,6 +63,7 @@ func Suite(t *testing.T, fixture func(t *testing.T) Fixture) {
 		{"Rename", renameImage},
 		{"Mtime", setMtime},
 		{"Snapshot", snapshot},
+		{"Keep", keepCaptures},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, fixture(t)) })

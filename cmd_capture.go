@@ -1,0 +1,118 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"chromogenic/disk"
+	"chromogenic/fs"
+	"chromogenic/pipeline"
+	"chromogenic/pipeline/control"
+	"chromogenic/pipeline/jobs"
+	"chromogenic/providers"
+)
+
+func captureCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "capture",
+		Usage:     "keep the disks of a machine in use as of one moment",
+		ArgsUsage: "PROVIDER:instances/NAME",
+		Description: "The capture is listed as PROVIDER:instances/NAME@TIME, with the time in UTC. It never changes,\n" +
+			"so that backups read it as an image. What was made is printed. The policy of the provider\n" +
+			"(snapshot in the configuration) holds here too; on-copy and auto allow it.",
+		Flags: append(commonFlags(), jsonFlag(),
+			&cli.StringFlag{Name: "name", Usage: "call the capture `NAME`@TIME"},
+			&cli.IntFlag{Name: "keep", Usage: "then remove the oldest captures of the machine and name, but for `N`"},
+			&cli.BoolFlag{Name: "freeze", Usage: "have the filesystems frozen meanwhile, or fail"},
+			&cli.StringFlag{Name: "image", Usage: "make the image `NAME` of it; the capture itself stays only with --keep"},
+			&cli.BoolFlag{Name: "yes-restart", Usage: "allow it where capturing restarts the machine"},
+		),
+		Action: func(c *cli.Context) error {
+			if err := wantArgs(c, 1, 1); err != nil {
+				return err
+			}
+			return captureInstance(c)
+		},
+	}
+}
+
+func captureInstance(c *cli.Context) error {
+	place, err := capturePlace(c)
+	if err != nil {
+		return err
+	}
+	p, conf, err := openSession(c)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	s, done, err := service(c, p, conf)
+	if err != nil {
+		return err
+	}
+	defer done()
+	n, err := find(c.Context, p, place)
+	if err != nil {
+		return err
+	}
+	m := newMeter(os.Stderr)
+	rec, err := s.Capture(c.Context, control.CaptureRequest{
+		Site:       place.Provider,
+		ID:         n.Entry.ID,
+		Name:       fs.Decode(c.String("name")),
+		Keep:       c.Int("keep"),
+		Freeze:     c.Bool("freeze"),
+		MayRestart: c.Bool("yes-restart"),
+		Image:      fs.Decode(c.String("image")),
+	}, m.update)
+	m.close()
+	switch {
+	case rec == nil:
+		return err
+	case c.Bool("json"):
+		if e := printJSON(c.App.Writer, rec); err == nil {
+			err = e
+		}
+	case err == nil:
+		return printMade(c, p, place.Provider, rec)
+	}
+	return err
+}
+
+// capturePlace is the instance that the command line names.
+func capturePlace(c *cli.Context) (fs.Place, error) {
+	e, err := parseEnd(c.Args().First())
+	if err != nil {
+		return fs.Place{}, err
+	}
+	switch {
+	case e.Path != "" || e.Kind != providers.Instances || e.Stem == "":
+		return fs.Place{}, usage("name a machine: PROVIDER:instances/NAME", "capture: %q is no instance", c.Args().First())
+	case c.IsSet("keep") && c.Int("keep") < 1:
+		return fs.Place{}, usage("the new one is always kept", "capture: --keep %d keeps none", c.Int("keep"))
+	case c.IsSet("name") && c.String("name") == "" || c.IsSet("image") && c.String("image") == "":
+		return fs.Place{}, usage("", "capture: the name is empty")
+	case c.IsSet("name") && c.IsSet("image") && !c.IsSet("keep"):
+		return fs.Place{}, usage("with --keep N the capture stays too", "capture: --name is for a capture, and with --image alone none stays")
+	}
+	return e.Place, nil
+}
+
+// printMade prints the place of what a capture has made.
+func printMade(c *cli.Context, p *pipeline.Pipeline, site string, rec *jobs.Record) error {
+	for _, note := range rec.Notes {
+		fmt.Fprintln(os.Stderr, "chromogenic:", note)
+	}
+	all, err := p.ListNow(c.Context, site, rec.Entry.Kind)
+	if err != nil {
+		return err
+	}
+	n, ok := fs.NewIndex(all.Entries).ID(rec.Entry.ID)
+	if !ok {
+		return disk.Errorf(disk.NotFound, "find %s %q of %s: it is gone already", rec.Entry.Kind, rec.Entry.ID, site)
+	}
+	fmt.Fprintln(c.App.Writer, placeName(site, rec.Entry.Kind, n.Name))
+	return nil
+}

@@ -1,0 +1,62 @@
+package control
+
+import (
+	"errors"
+
+	"chromogenic/disk"
+	"chromogenic/pipeline"
+	"chromogenic/pipeline/jobs"
+)
+
+// A line is one of a stream. The last has a record or an error, or both.
+type line struct {
+	Progress *progress    `json:"progress,omitempty"`
+	Record   *jobs.Record `json:"record,omitempty"`
+	Error    *jobs.Error  `json:"error,omitempty"`
+}
+
+// progress is pipeline.Progress as JSON.
+type progress struct {
+	Stage string `json:"stage"`
+	Done  int64  `json:"done"`
+	Total int64  `json:"total"`
+}
+
+// leftovers is the answer to gc: what is found, and why there may be more.
+type leftovers struct {
+	Leftovers []pipeline.Leftover `json:"leftovers"`
+	Error     *jobs.Error         `json:"error,omitempty"`
+}
+
+// A failed answer holds an error alone.
+type failed struct {
+	Error *jobs.Error `json:"error"`
+}
+
+// wireError is err as it is sent; nil for nil.
+func wireError(err error) *jobs.Error {
+	if err == nil {
+		return nil
+	}
+	e := disk.AsError(err)
+	code := e.Code
+	if code == "" {
+		code = e.Kind.Code()
+	}
+	return &jobs.Error{Code: code, Kind: e.Kind.String(), Message: err.Error(), RequestID: e.RequestID, Hint: e.Hint}
+}
+
+// Err is the error that a record holds, or that was sent; nil for nil. A kind
+// that this program does not know is Other.
+func Err(e *jobs.Error) error {
+	if e == nil {
+		return nil
+	}
+	kind := disk.Other
+	for _, k := range disk.Kinds() {
+		if k.Name == e.Kind {
+			kind = k.Kind
+		}
+	}
+	return &disk.Error{Kind: kind, Code: e.Code, RequestID: e.RequestID, Hint: e.Hint, Err: errors.New(e.Message)}
+}

@@ -1,0 +1,129 @@
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+
+	"chromogenic/disk"
+	"chromogenic/formats/layout"
+	"chromogenic/providers"
+)
+
+// checkDestination refuses what can be known to fail before any work.
+func (j *job) checkDestination(context.Context) error {
+	var err error
+	if j.site, err = j.p.site(j.spec.Site); err != nil {
+		return err
+	}
+	up, ok := j.site.provider.(providers.Uploader)
+	if !ok {
+		return disk.Errorf(disk.Unsupported, "send to provider %q: it takes no images", j.spec.Site)
+	}
+	if j.spec.Name == "" {
+		return disk.Errorf(disk.Invalid, "send to provider %q: the image has no name", j.spec.Site)
+	}
+	j.uploader = up
+	return nil
+}
+
+// open makes the source ready: that of a site is captured first if it is a live
+// machine; bytes from outside are taken apart as the format that was stated.
+func (j *job) open(ctx context.Context) error {
+	if err := j.openSource(ctx); err != nil {
+		return err
+	}
+	src, err := j.src.lease.get(ctx)
+	if err != nil {
+		return err
+	}
+	return src.machine.Verify(ctx)
+}
+
+// look is open for a plan: it captures nothing and reads no content.
+func (j *job) look() error {
+	if v := j.spec.From; v != nil {
+		j.p.retain(v.core)
+		j.held, j.src = v.core, v.core
+	} else if err := j.openBytes(); err != nil {
+		return err
+	}
+	j.rec.VirtualSize = j.src.facts.Disks[0].Size
+	return nil
+}
+
+func (j *job) openSource(ctx context.Context) error {
+	if err := j.look(); err != nil || j.spec.From == nil {
+		return err
+	}
+	src, err := j.held.lease.get(ctx)
+	if err != nil {
+		return err
+	}
+	e := j.held.Ref.Entry
+	live := e.Live()
+	if live {
+		e.Capture = src.captured
+	}
+	if e.Capture != nil {
+		j.rec.Consistency = string(e.Capture.Consistency)
+	}
+	if !live {
+		return nil
+	}
+	// The view of a live machine is dense; its capture has the holes it has.
+	return j.own(src, e)
+}
+
+// openBytes takes apart what comes from outside any site.
+func (j *job) openBytes() error {
+	if s, ok := j.spec.Image.(spoolImage); ok {
+		if err := s.whole(); err != nil {
+			return err
+		}
+	}
+	src, err := decode(providers.Source{Image: j.spec.Image, Format: j.spec.Format}, trust{ambiguous: true})
+	if err != nil {
+		return err
+	}
+	if src.format.Name == formatRaw {
+		if err := checkWhole(src); err != nil {
+			return err
+		}
+	}
+	return j.own(src, providers.Entry{Kind: providers.Images, Name: j.spec.Name})
+}
+
+// own makes a core of a source that stays somebody else's to close.
+func (j *job) own(src *source, e providers.Entry) error {
+	f, err := learn(src, e)
+	if err != nil {
+		return err
+	}
+	j.src = &core{p: j.p, facts: f, seed: SeedOf(f.Disks[0].Map)}
+	j.src.Ref = Ref{Entry: e, Format: f.Format}
+	j.src.lease = &lease{ctx: j.p.ctx, src: src, keep: true}
+	return nil
+}
+
+// SeedOf derives the seed of a layout from what the disk is, for an image that
+// has no id: its virtual size and allocation map.
+func SeedOf(m *layout.Map) []byte {
+	enc, err := m.MarshalBinary()
+	if err != nil {
+		enc = nil // never happens: the encoding is in memory
+	}
+	sum := sha256.Sum256(enc)
+	return sum[:]
+}
+
+// clean says what becomes of the guest's secrets: nothing yet. Who requires
+// cleaning is refused, for an image never goes uncleaned in silence.
+func (j *job) clean() error {
+	policy := cmp.Or(j.spec.Clean, j.site.clean)
+	if policy == "require" {
+		err := disk.Errorf(disk.Unsupported, "clean image: this version cannot clean, and the policy requires it")
+		return disk.Hint(err, "copy into images.verbatim/, or with --clean off")
+	}
+	return j.skip(stageClean, "policy "+policy+": there is no cleaner yet")
+}

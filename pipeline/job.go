@@ -1,0 +1,161 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"chromogenic/disk"
+	"chromogenic/pipeline/jobs"
+	"chromogenic/providers"
+)
+
+// ErrSuspended is the cause with which a context of copies is cancelled when the
+// process is told to end: what they have made stays, and they can be taken up
+// again.
+var ErrSuspended = disk.Errorf(disk.Cancelled, "the program is ending")
+
+// errPaused ends a run after the stage that was asked for.
+var errPaused = errors.New("paused")
+
+// A job is one copy under way: its spec, its record, and what each stage leaves
+// for the next.
+type job struct {
+	p    *Pipeline
+	spec CopySpec
+	rec  *jobs.Record
+	live *jobs.Job // nil in a plan
+
+	src      *core // the source; of bytes from outside and of captures, one made for this job
+	held     *core // the view's core, kept open as long as the job
+	uploader providers.Uploader
+	upload   providers.Upload // begun and not registered
+	site     *site
+	format   string     // of what is stored
+	payload  disk.Image // the bytes to send
+	bytes    *disk.Digester
+	guest    *disk.Digester // over the disk that is copied, the boot disk of several; nil when the payload does not read it
+}
+
+func (p *Pipeline) newJob(spec CopySpec) *job {
+	rec := &jobs.Record{
+		Schema: jobs.Schema, ID: jobs.NewID(), State: jobs.Running, Started: time.Now(), Until: spec.Until,
+		Source: spec.Origin, Destination: fmt.Sprintf("%s:images/%s", spec.Site, spec.Name),
+	}
+	if v := spec.From; v != nil {
+		rec.Source = fmt.Sprintf("%s:%s/%s.%s", v.Ref.Site, v.Ref.Entry.Kind, v.Ref.Entry.Name, v.Ref.Format)
+	}
+	return &job{p: p, spec: spec, rec: rec}
+}
+
+// begin starts the job of a spec. Its context ends when the job is cancelled.
+func (p *Pipeline) begin(ctx context.Context, spec CopySpec) (*job, context.Context, error) {
+	if spec.Until != "" && !slices.Contains(Stages(), spec.Until) {
+		return nil, ctx, disk.Hint(disk.Errorf(disk.Invalid, "copy until stage %q: there is none of that name", spec.Until), "the stages are %v", Stages())
+	}
+	j := p.newJob(spec)
+	j.keepRequest()
+	j.takeUp()
+	var err error
+	j.live, ctx, err = p.jobs.Begin(ctx, j.rec)
+	if err != nil {
+		return nil, ctx, err
+	}
+	return j, ctx, nil
+}
+
+// end ends the job with the result of its run. What it made is removed, unless
+// the job is done, or can be taken up again.
+func (j *job) end(ctx context.Context, err error) error {
+	defer j.done()
+	defer func() { j.p.metrics.ended(j.spec.Site, j.rec.State, err) }()
+	paused := errors.Is(err, errPaused)
+	if paused || err != nil && j.rec.Resume != nil && context.Cause(ctx) == ErrSuspended {
+		if paused {
+			err = nil
+		}
+		return errors.Join(err, j.suspend(), j.live.Pause(err))
+	}
+	if cause := context.Cause(ctx); err != nil && cause != nil && disk.KindOf(cause) == disk.Cancelled && !errors.Is(err, cause) {
+		err = fmt.Errorf("copy %s to %s: %w", j.rec.Source, j.rec.Destination, cause)
+	}
+	if j.upload != nil {
+		if e := j.upload.Abort(context.WithoutCancel(ctx)); e != nil {
+			err = errors.Join(err, fmt.Errorf("remove what was sent: %w", e))
+		}
+	}
+	for _, m := range j.rec.Made {
+		if m.What == madeSpool {
+			j.p.dropSpool(string(m.Token))
+		}
+	}
+	if e := j.live.End(err); e != nil {
+		j.p.log.Warn("write state", "error", e) // the image is there, or not, whatever the record says
+	}
+	return err
+}
+
+// suspend lets go of what the next run will find again.
+func (j *job) suspend() error {
+	if s, ok := j.spec.Image.(spoolImage); ok {
+		s.leave()
+	}
+	if j.upload == nil {
+		return nil
+	}
+	return j.upload.Suspend()
+}
+
+// stage runs one step and writes it into the record.
+func (j *job) stage(name string, do func() error) error {
+	start := time.Now()
+	j.live.Note(func(r *jobs.Record) { r.Stage = name })
+	j.progress(name, 0, 0)
+	err := do()
+	s := jobs.Stage{Name: name, Outcome: jobs.OutcomeDone, Started: start, Took: time.Since(start)}
+	if err != nil {
+		s.Outcome, s.Note = jobs.OutcomeFailed, err.Error()
+		err = fmt.Errorf("copy %s to %s: %w", j.rec.Source, j.rec.Destination, err)
+	}
+	if name == stageSend && err == nil {
+		j.p.metrics.sentTo(j.spec.Site, j.rec.Bytes)
+	}
+	j.live.Note(func(r *jobs.Record) { r.Stages = append(r.Stages, s) })
+	if err == nil && name == j.spec.Until {
+		return errPaused
+	}
+	return err
+}
+
+// skip records a step that was not taken.
+func (j *job) skip(name, why string) error {
+	j.live.Note(func(r *jobs.Record) {
+		r.Stages = append(r.Stages, jobs.Stage{Name: name, Outcome: jobs.OutcomeNotDone, Note: why})
+	})
+	if name == j.spec.Until {
+		return errPaused
+	}
+	return nil
+}
+
+func (j *job) progress(stage string, done, total int64) {
+	j.live.Progress(done, total)
+	if j.spec.Progress != nil {
+		j.spec.Progress(Progress{Stage: stage, Done: done, Total: total})
+	}
+}
+
+// done lets go of the source.
+func (j *job) done() {
+	if j.held != nil {
+		j.p.drop(j.held)
+	}
+}
+
+// Progress is where a copy is.
+type Progress struct {
+	Stage       string // of Stages
+	Done, Total int64  // bytes of the stage; Total 0 where nothing is counted
+}

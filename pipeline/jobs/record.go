@@ -1,0 +1,144 @@
+package jobs
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"chromogenic/disk"
+	"chromogenic/providers"
+)
+
+// A State is where a job is in its life.
+type State string
+
+// The states. Interrupted is a job whose process has ended before it did, or that
+// was stopped where it can be taken up again; the last three and Done are the end.
+const (
+	Queued      State = "queued"
+	Running     State = "running"
+	Interrupted State = "interrupted"
+	Done        State = "done"
+	Failed      State = "failed"
+	Cancelled   State = "cancelled"
+	Planned     State = "planned" // a plan, which was never run
+)
+
+// Ended tells whether nothing more becomes of the job by itself.
+func (s State) Ended() bool { return s != Queued && s != Running && s != Interrupted }
+
+// The outcomes of a Stage.
+const (
+	OutcomeDone    = "done"
+	OutcomeNotDone = "not done" // nothing was asked for, or no such stage exists yet
+	OutcomeFailed  = "failed"
+	OutcomePlanned = "planned"
+)
+
+// A Stage is one step of a job, in a record or in a plan.
+type Stage struct {
+	Name    string        `json:"name"`
+	Outcome string        `json:"outcome"` // "done", "not done", "failed", "planned"
+	Note    string        `json:"note,omitempty"`
+	Started time.Time     `json:"started,omitzero"`
+	Took    time.Duration `json:"took_ns,omitempty"`
+}
+
+// Schema is the version of Record as JSON.
+const Schema = 1
+
+// A Record is what became of a job.
+type Record struct {
+	Schema      int              `json:"schema"`
+	ID          string           `json:"id"`            // NewID's
+	Key         string           `json:"key,omitempty"` // the same for two jobs that ask for the same
+	State       State            `json:"state"`
+	Stage       string           `json:"stage,omitempty"` // the present one, or that of the end
+	Source      string           `json:"source"`
+	Destination string           `json:"destination"`
+	Format      string           `json:"format,omitempty"` // of what is stored
+	Unchanged   bool             `json:"unchanged"`        // the same disk was there already; nothing was sent
+	Stages      []Stage          `json:"stages"`
+	Notes       []string         `json:"notes,omitempty"` // what the user should know though nothing failed
+	Bytes       int64            `json:"bytes"`           // to send, without holes
+	VirtualSize int64            `json:"virtual_size"`    // bytes, of the boot disk
+	Scratch     int64            `json:"scratch"`         // bytes of scratch space needed
+	BytesDigest string           `json:"bytes_digest,omitempty"`
+	GuestDigest string           `json:"guest_digest,omitempty"`
+	Cleaned     bool             `json:"cleaned"`
+	Consistency string           `json:"consistency,omitempty"` // of the capture that was copied
+	Entry       *providers.Entry `json:"entry,omitempty"`       // the image that is there now
+	Error       *Error           `json:"error,omitempty"`
+	Made        []Made           `json:"made,omitempty"`   // what must go if the job is given up
+	Resume      json.RawMessage  `json:"resume,omitempty"` // what the job was asked for, for whoever takes it up again
+	Until       string           `json:"until,omitempty"`  // the stage after which it waits for its owner
+	Progress    *Progress        `json:"progress,omitempty"`
+	Started     time.Time        `json:"started"`
+	Ended       time.Time        `json:"ended,omitzero"`
+}
+
+// Made is a thing at a provider, or a spool of our own, that is not to outlive a
+// job which fails. It is noted before it is made.
+type Made struct {
+	What  string `json:"what"`           // "upload", "snapshot", "spool"
+	Site  string `json:"site,omitempty"` // the provider that has it
+	Token []byte `json:"token"`          // by which it is found again
+}
+
+// An Error is why a job failed.
+type Error struct {
+	Code      string `json:"code"`
+	Kind      string `json:"kind"`
+	Message   string `json:"message"`
+	RequestID string `json:"request_id,omitempty"`
+	Hint      string `json:"hint,omitempty"`
+}
+
+// Progress is where a running job is.
+type Progress struct {
+	Done  int64 `json:"done"`  // bytes of the stage
+	Total int64 `json:"total"` // 0 where nothing is counted
+}
+
+// NewID makes the id of a job: the time, for people, and chance, for two at a
+// time: 20261121T030000Z-<6 hex>.
+func NewID() string {
+	var b [3]byte
+	rand.Read(b[:]) // never fails, as crypto/rand says
+	return time.Now().UTC().Format("20060102T150405Z") + "-" + hex.EncodeToString(b[:])
+}
+
+// Finish ends the record with the result of the job.
+func (r *Record) Finish(err error) {
+	r.Ended = time.Now()
+	r.Progress = nil
+	if err == nil {
+		if r.State == Running {
+			r.State = Done
+		}
+		return
+	}
+	e := disk.AsError(err)
+	r.State = Failed
+	if e.Kind == disk.Cancelled || e.Kind == disk.Interrupted {
+		r.State = Cancelled
+	}
+	code := e.Code
+	if code == "" {
+		code = e.Kind.Code()
+	}
+	r.Error = &Error{Code: code, Kind: e.Kind.String(), Message: err.Error(), RequestID: e.RequestID, Hint: e.Hint}
+}
+
+// clone is a copy that shares nothing that either may change.
+func (r *Record) clone() Record {
+	c := *r
+	c.Stages, c.Notes, c.Made = slices.Clone(r.Stages), slices.Clone(r.Notes), slices.Clone(r.Made)
+	if r.Progress != nil {
+		p := *r.Progress
+		c.Progress = &p
+	}
+	return c
+}
