@@ -3,6 +3,7 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 GO          ?= go
 PREFIX      ?= /usr/local
+SBINDIR     ?= /usr/sbin
 FUZZTIME    ?= 5m
 BENCHTIME   ?= 1s
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
@@ -25,11 +26,17 @@ build: ## write bin/chromogenic, one static binary
 demo: build ## show what it does, on an image made for it (under 2 minutes)
 	@scripts/demo.sh bin/chromogenic
 
-install: build ## install below PREFIX (/usr/local)
+# mount(8) looks for its helpers in /sbin alone, whatever PREFIX is. Who may not
+# write there has no use for them.
+install: build ## install below PREFIX (/usr/local), with the helpers of mount(8)
 	install -D -m 0755 bin/chromogenic $(DESTDIR)$(PREFIX)/bin/chromogenic
 	install -d $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	bin/chromogenic man > $(DESTDIR)$(PREFIX)/share/man/man8/chromogenic.8
 	bin/chromogenic completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/chromogenic
+	@if install -d $(DESTDIR)$(SBINDIR) 2>/dev/null && [ -w $(DESTDIR)$(SBINDIR) ]; then \
+		ln -sfn $(PREFIX)/bin/chromogenic $(DESTDIR)$(SBINDIR)/mount.chromogenic; \
+		ln -sfn $(PREFIX)/bin/chromogenic $(DESTDIR)$(SBINDIR)/mount.fuse.chromogenic; \
+	else echo "$(SBINDIR) cannot be written: mount -t chromogenic and fstab will not work"; fi
 
 check: ## format, vet and the quick tests: no root, no server, under 3 minutes
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' 2>/dev/null || find . -name '*.go')); \
@@ -46,8 +53,8 @@ test: deps check ## all tests, with real tools, mounts and the race detector (un
 	[ "$$(id -u)" != 0 ] || export CI="$${CI:-true}"; \
 	$(GO) test -race -count=1 -timeout 20m -v ./... 2>&1 | scripts/count.sh
 
-test-full: test ## the tests, those of the mount three times more, then long fuzzing (two hours)
-	$(GO) test -race -count=3 -timeout 2h ./pipeline ./fs ./providers/... ./test/e2e
+test-full: test ## the tests, those of the mount three times more with many more kills, then long fuzzing (three hours)
+	CHROMOGENIC_FULL=1 $(GO) test -race -count=3 -timeout 3h ./pipeline/... ./fs ./providers/... ./test/e2e
 	$(MAKE) fuzz
 
 bench: ## benchmarks at 0, 50 and 100 % utilisation, and side by side with qemu-img

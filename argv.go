@@ -1,6 +1,7 @@
 package main
 
 import (
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -94,4 +95,71 @@ func takesValue(flags []cli.Flag, name string) bool {
 		}
 	}
 	return false
+}
+
+// asMount turns the command line of a helper of mount(8), and of mount.fuse, into
+// that of chromogenic mount; all others stay as they are:
+//
+//	mount.chromogenic SRC DIR [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]
+//	chromogenic SRC DIR -o OPTIONS
+//
+// helper tells whether it was one.
+func asMount(app *cli.App, argv []string) (out []string, helper bool, err error) {
+	helper = strings.HasPrefix(filepath.Base(argv[0]), "mount.")
+	out = []string{argv[0], "mount", "--daemon"}
+	var args []string
+	options := false
+	for rest := argv[1:]; len(rest) > 0; rest = rest[1:] {
+		word := rest[0]
+		if len(word) < 2 || word[0] != '-' {
+			args = append(args, word)
+			continue
+		}
+		for letters := word[1:]; letters != ""; letters = letters[1:] {
+			switch letter := letters[0]; letter {
+			case 's':
+				out = append(out, "--sloppy")
+			case 'f':
+				out = append(out, "--fake")
+			case 'n', 'v': // there is no table to write, and nothing to tell
+			case 'o', 't', 'N': // each with a value: the rest of the word, or the next
+				value := letters[1:]
+				if value == "" {
+					if rest = rest[1:]; len(rest) == 0 {
+						return notMount(argv, helper)
+					}
+					value = rest[0]
+				}
+				switch letter {
+				case 'o':
+					options = true
+					out = append(out, "-o", value)
+				case 'N':
+					out = append(out, "--namespace", value)
+				}
+				letters = letters[:1]
+			default:
+				return notMount(argv, helper)
+			}
+		}
+	}
+	if len(args) != 2 || !helper && (!options || isCommand(app, args[0])) {
+		return notMount(argv, helper)
+	}
+	return append(append(out, "--"), args...), true, nil
+}
+
+// notMount is what asMount makes of all else.
+func notMount(argv []string, helper bool) ([]string, bool, error) {
+	if !helper {
+		return argv, false, nil
+	}
+	name := filepath.Base(argv[0])
+	return nil, true, usage(name+" SRC DIR [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]", "%s: want a source and a directory", name)
+}
+
+// isCommand tells whether a command line begins with the name of a command.
+// "config" does not, where a command cannot be meant: it is a source.
+func isCommand(app *cli.App, name string) bool {
+	return name != "config" && slices.ContainsFunc(app.Commands, func(c *cli.Command) bool { return c.HasName(name) })
 }

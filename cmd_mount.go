@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"reflect"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 	"chromogenic/disk"
 	"chromogenic/fs"
 	"chromogenic/pipeline"
+	"chromogenic/pipeline/control"
 )
 
 // defaultMountpoint is where a configured mount goes when nothing says where.
@@ -27,27 +30,37 @@ func mountCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "mount",
 		Usage:     "show images as files of every format",
-		ArgsUsage: "[DIR] [MOUNTPOINT]",
+		ArgsUsage: "[DIR|CONFIG] [MOUNTPOINT]",
 		Description: "chromogenic mount DIR MOUNTPOINT shows the images of one folder, without any\n" +
 			"configuration, as the provider \"local\". chromogenic mount [MOUNTPOINT] shows the\n" +
 			"providers of the configuration; the mountpoint is " + defaultMountpoint + " if nothing else is said.\n" +
-			"SIGTERM and SIGINT end the mount, SIGHUP looks at all providers anew, SIGUSR1 logs\n" +
-			"a summary.",
-		Flags: append(commonFlags(),
+			"Each option below is also a word of -o and a key of the configuration, with _ for -.\n" +
+			"\n" +
+			"mount -t chromogenic DIR MOUNTPOINT -o OPTIONS, a line of fstab(5) of the type\n" +
+			"chromogenic or fuse.chromogenic, and chromogenic DIR MOUNTPOINT -o OPTIONS mount in the\n" +
+			"background and end with a status of mount(8). Instead of DIR they take a configuration\n" +
+			"file, or none, which is the usual one.\n" +
+			"\n" +
+			"SIGTERM and SIGINT end the mount; SIGHUP checks the configuration and looks at all\n" +
+			"providers anew, SIGUSR1 logs a summary.",
+		Flags: mountFlags(append(commonFlags(),
 			&cli.BoolFlag{Name: "daemon", Aliases: []string{"d"}, Usage: "go into the background when the mount is live"},
-			&cli.BoolFlag{Name: "read-only", Usage: "take no images", EnvVars: []string{"CHROMOGENIC_READ_ONLY"}},
-			&cli.BoolFlag{Name: "allow-other", Usage: "let other users read, with your rights", EnvVars: []string{"CHROMOGENIC_ALLOW_OTHER"}},
-			&cli.BoolFlag{Name: "allow-delete", Usage: "let rm delete images", EnvVars: []string{"CHROMOGENIC_ALLOW_DELETE"}},
-			&cli.StringSliceFlag{Name: "formats", Usage: "list these `FORMATS` (the others resolve by name)", EnvVars: []string{"CHROMOGENIC_FORMATS"}},
-			&cli.StringFlag{Name: "log-file", Usage: "append the log to `FILE`", EnvVars: []string{"CHROMOGENIC_LOG_FILE"}},
 			&cli.StringSliceFlag{Name: "o", Usage: "mount `OPTIONS` as mount(8) has them: ro, allow_other, formats=raw:qcow2"},
-		),
+			// What mount(8) may want of its helper.
+			&cli.BoolFlag{Name: "fake", Hidden: true, Usage: "do everything but mount"},
+			&cli.BoolFlag{Name: "sloppy", Hidden: true, Usage: "leave out options that the kernel does not take"},
+			&cli.StringFlag{Name: "namespace", Hidden: true, Usage: "mount in the namespace `FILE`"},
+		)),
 		Action: func(c *cli.Context) error {
 			if err := wantArgs(c, 0, 2); err != nil {
 				return err
 			}
-			if c.Bool("daemon") && os.Getenv(readyEnv) == "" {
-				return launch(c.Context)
+			switch {
+			case c.Bool("fake"):
+				_, err := newMounting(c)
+				return err
+			case c.Bool("daemon") && os.Getenv(readyEnv) == "":
+				return launch(c.Context, c.String("namespace"))
 			}
 			waiting := waitingParent()
 			err := serve(c, waiting)
@@ -59,11 +72,14 @@ func mountCommand() *cli.Command {
 
 // A mounting is a mount that is about to be made.
 type mounting struct {
-	mountFlags
-	config     *config
-	mountpoint string // an absolute path
+	*config
+	file       config   // what the file says of it, without flags
+	kernel     []string // mount options that are not ours
+	mountpoint string   // an absolute path
+	source     string   // a folder or a configuration, as fstab(5) has it; empty without
 	state      string
 	log        *slog.Logger
+	notify     *notifier
 }
 
 // serve mounts, tells the parent, and returns when the mount has ended.
@@ -77,30 +93,38 @@ func serve(c *cli.Context, waiting *parent) error {
 		return err
 	}
 	defer closeLog()
-	p, err := m.open(c.Context)
+	m.notify = newNotifier(waiting != nil, m.log)
+	p, err := m.pipeline(c.Context)
 	if err != nil {
 		return err
 	}
-	p.Sweep(c.Context)
 	// From before the mount is there, for whoever sees it may send one.
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGUSR1)
 	keepOnHangup(c.Context)
 	defer signal.Stop(signals)
-	server, err := fs.Mount(c.Context, fs.Options{
-		Pipeline:    p,
-		Mountpoint:  m.mountpoint,
-		Formats:     m.Formats,
-		ReadOnly:    m.ReadOnly,
-		AllowOther:  m.AllowOther,
-		AllowDelete: m.AllowDelete,
-		Options:     m.FUSE,
-		Log:         m.log,
-		Version:     version,
-	})
+	server, err := m.mount(c.Context, p)
+	if err != nil && c.Bool("sloppy") && len(m.kernel) > 0 {
+		m.log.Warn("mount without options that the kernel refuses", "options", m.kernel)
+		m.kernel = nil
+		server, err = m.mount(c.Context, p)
+	}
+	if err != nil && disk.KindOf(err) == disk.Other {
+		text := strings.TrimSpace(err.Error()) // FUSE says little, and a line's end
+		if len(m.kernel) > 0 {
+			text = fmt.Sprintf("mount options %q: they are not ours, and the kernel may not take them: %s", m.kernel, text)
+		}
+		err = disk.Hint(disk.Errorf(disk.Other, "%s", text), "chromogenic doctor tells what is missing")
+	}
 	if err != nil {
 		p.Close()
 		return err
+	}
+	p.Start(c.Context)
+	stop, err := control.Serve(c.Context, p, filepath.Join(m.state, control.SocketName), m.log)
+	if err != nil { // on a file system without sockets
+		m.log.Warn("commands cannot ask this mount", "error", err)
+		stop = func() {}
 	}
 	m.log.Info("mounted", "mountpoint", m.mountpoint, "providers", p.SiteNames(), "state_dir", m.state)
 	if m.AllowOther {
@@ -109,8 +133,10 @@ func serve(c *cli.Context, waiting *parent) error {
 	if err := waiting.live(); err != nil {
 		m.log.Warn("leave folder", "error", err)
 	}
+	m.notify.ready(m.status(p))
 	err = m.wait(c.Context, signals, p, server)
 	m.log.Info("unmounted", "mountpoint", m.mountpoint)
+	stop()
 	return errors.Join(err, p.Close())
 }
 
@@ -118,33 +144,38 @@ func serve(c *cli.Context, waiting *parent) error {
 // unmounted and is still tidying up.
 const handover = 3 * time.Second
 
-// open makes the pipeline.
-func (m *mounting) open(ctx context.Context) (*pipeline.Pipeline, error) {
+// pipeline makes the pipeline.
+func (m *mounting) pipeline(ctx context.Context) (*pipeline.Pipeline, error) {
 	for end := time.Now().Add(handover); ; {
-		p, err := m.config.open(m.state, m.mountpoint, m.log)
+		p, err := m.open(m.state, m.mountpoint, m.log)
 		if disk.KindOf(err) != disk.Busy || ctx.Err() != nil || time.Now().After(end) {
 			return p, err
 		}
 	}
 }
 
-// newMounting settles what flags, -o, environment and configuration say.
+// mount makes the mount.
+func (m *mounting) mount(ctx context.Context, p *pipeline.Pipeline) (*fs.Server, error) {
+	return fs.Mount(ctx, fs.Options{
+		Pipeline:     p,
+		Mountpoint:   m.mountpoint,
+		Source:       m.source,
+		Formats:      m.Formats,
+		ReadOnly:     m.ReadOnly,
+		AllowOther:   m.AllowOther,
+		AllowDelete:  m.AllowDelete,
+		AllowReplace: m.AllowReplace,
+		UID:          cmp.Or(m.UID, uint32(os.Geteuid())),
+		GID:          cmp.Or(m.GID, uint32(os.Getegid())),
+		Options:      m.kernel,
+		Log:          m.log,
+		Version:      version,
+	})
+}
+
+// newMounting settles what configuration, environment, flags and -o say.
 func newMounting(c *cli.Context) (*mounting, error) {
-	m := &mounting{mountFlags: mountFlags{
-		Config:      c.String("config"),
-		StateDir:    c.String("state-dir"),
-		LogFile:     c.String("log-file"),
-		Formats:     c.StringSlice("formats"),
-		ReadOnly:    c.Bool("read-only"),
-		AllowOther:  c.Bool("allow-other"),
-		AllowDelete: c.Bool("allow-delete"),
-		Debug:       c.Bool("debug"),
-	}}
-	for _, options := range c.StringSlice("o") {
-		if err := m.apply(options); err != nil {
-			return nil, err
-		}
-	}
+	m := &mounting{}
 	mountpoint, err := m.configure(c)
 	if err != nil {
 		return nil, err
@@ -152,16 +183,12 @@ func newMounting(c *cli.Context) (*mounting, error) {
 	if m.mountpoint, err = filepath.Abs(mountpoint); err != nil {
 		return nil, err
 	}
-	if m.state, err = m.config.stateDir(m.StateDir); err != nil {
+	m.file = *m.config
+	if m.kernel, err = m.take(c); err != nil {
 		return nil, err
 	}
-	switch {
-	case len(m.Formats) > 0:
-		if err := checkFormats(m.Formats); err != nil {
-			return nil, usage("", "%v", err)
-		}
-	default:
-		m.Formats = m.config.Formats
+	if m.state, err = m.stateDir(""); err != nil {
+		return nil, err
 	}
 	if len(m.Formats) == 0 {
 		m.Formats = []string{"raw", "qcow2", "vmdk", "ova"}
@@ -171,18 +198,22 @@ func newMounting(c *cli.Context) (*mounting, error) {
 
 // configure finds the configuration and the mountpoint.
 func (m *mounting) configure(c *cli.Context) (mountpoint string, err error) {
+	asked := configOption(c)
 	if c.NArg() == 2 {
-		if m.Config != "" {
-			return "", usage("say chromogenic mount --config FILE MOUNTPOINT", "mount: a folder and a configuration exclude each other")
-		}
-		m.config, err = folderConfig(c.Args().Get(0))
+		m.source = c.Args().Get(0)
+		m.config, err = sourceConfig(m.source, asked)
 		return c.Args().Get(1), err
 	}
-	m.config, err = configured(m.Config)
+	m.config, err = configured(asked)
 	if err != nil {
 		return "", err
 	}
-	return cmp.Or(c.Args().First(), m.config.Mountpoint, defaultMountpoint), nil
+	return cmp.Or(c.Args().First(), m.Mountpoint, defaultMountpoint), nil
+}
+
+// status is one line for whoever watches the service.
+func (m *mounting) status(p *pipeline.Pipeline) string {
+	return fmt.Sprintf("%s at %s", strings.Join(p.SiteNames(), ", "), m.mountpoint)
 }
 
 // openLog makes the log: to the file that is asked for, or standard error. A
@@ -230,15 +261,20 @@ func (m *mounting) wait(ctx context.Context, signals <-chan os.Signal, p *pipeli
 	for {
 		select {
 		case <-ended:
+			m.notify.stopping()
 			return nil
 		case s := <-signals:
 			if s == syscall.SIGUSR1 {
 				m.summarise(ctx, p)
 				continue
 			}
+			m.notify.reloading()
+			m.checkConfig()
 			p.Refresh()
 			m.log.Info("refreshed", "providers", p.SiteNames())
+			m.notify.ready(m.status(p))
 		case <-ctx.Done():
+			m.notify.stopping()
 			if err := server.Unmount(); err != nil {
 				return err
 			}
@@ -249,6 +285,21 @@ func (m *mounting) wait(ctx context.Context, signals <-chan os.Signal, p *pipeli
 			}
 			return nil
 		}
+	}
+}
+
+// checkConfig reads the configuration again. The mount goes on with what it has:
+// providers are opened once, for programs have files of them open.
+func (m *mounting) checkConfig() {
+	if m.Path == "" {
+		return
+	}
+	now, err := loadConfig(m.Path)
+	switch {
+	case err != nil:
+		m.log.Error("the configuration is refused, and the one that was mounted stays", "error", err)
+	case !reflect.DeepEqual(*now, m.file):
+		m.log.Warn("the configuration has changed: unmount and mount again for that", "config", m.Path)
 	}
 }
 

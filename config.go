@@ -26,7 +26,12 @@ type config struct {
 	StateDir   string
 	SpoolLimit int64 // bytes; 0 is no limit of our own
 	CacheSize  int64 // bytes; 0 is the default
-	Providers  []providerConfig
+	LogFile    string
+	UID, GID   uint32 // of all files; 0 is those of the process that mounts
+
+	ReadOnly, AllowOther, AllowDelete, AllowReplace, Debug bool
+
+	Providers []providerConfig
 }
 
 // providerConfig is one provider; they stay in the order of the file.
@@ -107,14 +112,11 @@ func (c *config) decode(r io.Reader) error {
 	if root.Tag == "!!null" {
 		return nil
 	}
-	return eachKey(root, "", map[string]field{
-		"mountpoint":  pathField(c, &c.Mountpoint),
-		"formats":     formatsField(&c.Formats),
-		"state_dir":   pathField(c, &c.StateDir),
-		"spool_limit": sizeField(&c.SpoolLimit),
-		"cache_size":  sizeField(&c.CacheSize),
-		"providers":   c.providers,
-	})
+	fields := map[string]field{"mountpoint": pathField(c, &c.Mountpoint), "providers": c.providers}
+	for _, o := range c.options() {
+		fields[o.key()] = o.field(c)
+	}
+	return eachKey(root, "", fields)
 }
 
 // yamlError gives the errors of the YAML library ("yaml: line 3: …") the form
@@ -220,21 +222,22 @@ func pathField(c *config, dst *string) field {
 	}
 }
 
-// sizeField takes a size in bytes; K, M and G are powers of 1024, with or
-// without an i, as the user of an image tool expects.
-func sizeField(dst *int64) field {
+// scalarField takes a text and gives it to set.
+func scalarField(set func(string) error) field {
 	return func(n *yaml.Node) error {
 		s, err := text(n)
 		if err != nil {
 			return err
 		}
-		if *dst, err = parseSize(s); err != nil {
+		if err := set(s); err != nil {
 			return fault(n, "%w", err)
 		}
 		return nil
 	}
 }
 
+// parseSize takes a size in bytes; K, M and G are powers of 1024, with or without
+// an i, as the user of an image tool expects.
 func parseSize(s string) (int64, error) {
 	unit := strings.ToLower(strings.TrimSpace(s))
 	iec := strings.TrimSuffix(strings.TrimSuffix(unit, "b"), "i")

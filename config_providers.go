@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"go.yaml.in/yaml/v3"
+
+	"chromogenic/providers"
 )
 
 // providers takes the mapping of names to providers.
@@ -45,6 +47,14 @@ func (c *config) provider(n *yaml.Node, p *providerConfig) error {
 		return fault(n, "provider %s has neither images nor instances", p.Name)
 	}
 	return nil
+}
+
+// folder is where the provider has its entries of a kind, empty for nowhere.
+func (p providerConfig) folder(kind providers.Kind) string {
+	if kind == providers.Instances {
+		return p.Instances
+	}
+	return p.Images
 }
 
 // stores are the choices for what a provider keeps: the source's own container

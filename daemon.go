@@ -7,8 +7,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"chromogenic/disk"
 )
@@ -30,8 +33,9 @@ type launchError struct {
 func (e *launchError) Error() string { return e.Message }
 
 // launch runs this command line once more in a session of its own, and returns
-// when that is live, or with its error.
-func launch(ctx context.Context) error {
+// when that is live, or with its error. The mount namespace is a file as
+// /proc/PID/ns/mnt; empty is the one we are in.
+func launch(ctx context.Context, namespace string) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
@@ -42,7 +46,7 @@ func launch(ctx context.Context) error {
 	cmd.Env = append(os.Environ(), readyEnv+"=3")
 	cmd.ExtraFiles = []*os.File{w} // number 3
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
+	err = startIn(namespace, cmd)
 	w.Close()
 	if err != nil {
 		return fmt.Errorf("start daemon: %w", err)
@@ -63,6 +67,34 @@ func launch(ctx context.Context) error {
 		return &news
 	}
 	return cmd.Process.Release()
+}
+
+// startIn starts a command in a mount namespace.
+func startIn(namespace string, cmd *exec.Cmd) error {
+	if namespace == "" {
+		return cmd.Start()
+	}
+	f, err := os.Open(namespace)
+	if err != nil {
+		return fmt.Errorf("enter namespace: %w", err)
+	}
+	defer f.Close()
+	started := make(chan error)
+	go func() {
+		// What is started has the namespace of the thread that starts it. The thread
+		// is of no other use, and ends with this function: it stays locked.
+		runtime.LockOSThread()
+		err := unix.Unshare(unix.CLONE_FS) // setns(2) refuses threads that share this
+		if err == nil {
+			err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNS)
+		}
+		if err != nil {
+			started <- fmt.Errorf("enter namespace %q: %w", namespace, err)
+			return
+		}
+		started <- cmd.Start()
+	}()
+	return <-started
 }
 
 // A parent waits for a daemon to be live. The nil parent waits for nothing.

@@ -67,6 +67,19 @@ func exitStatus(ctx context.Context, err error) int {
 	return exitFailed
 }
 
+// mountStatus turns a status of ours into one of mount(8), for its helper.
+func mountStatus(status int) int {
+	switch status {
+	case exitDone:
+		return 0
+	case exitUsage:
+		return 1
+	case exitInterrupted:
+		return 8
+	}
+	return 32
+}
+
 // complain prints err as every command does: the message, and what to do about
 // it where that is known.
 func complain(w io.Writer, err error) {

@@ -20,6 +20,15 @@ import (
 	"chromogenic/providers/local"
 )
 
+// description is what the help and the manual page say of all commands.
+const description = `Exit status: 0 done, 1 failed, 2 usage, 3 refused by policy, 4 not found,
+5 unreachable or timed out, 6 verification failed or image malformed, 130 interrupted.
+As the helper of mount(8): 0 done, 1 usage, 8 interrupted, 32 not mounted.
+
+The configuration is --config FILE, $CHROMOGENIC_CONFIG, ~/.config/chromogenic/config.yaml or
+/etc/chromogenic/config.yaml. State is kept in /var/lib/chromogenic, for users in
+~/.local/state/chromogenic. chromogenic doctor tells what is missing.`
+
 // version is set by the linker, from git describe.
 var version = "devel"
 
@@ -33,9 +42,15 @@ func run() int {
 	ctx, stop := untilSignal(context.Background())
 	defer stop()
 	app := newApp()
-	err := app.RunContext(ctx, reorder(app, os.Args))
+	argv, helper, err := asMount(app, os.Args)
+	if err == nil {
+		err = app.RunContext(ctx, reorder(app, argv))
+	}
 	if err != nil {
 		complain(os.Stderr, err)
+	}
+	if helper {
+		return mountStatus(exitStatus(ctx, err))
 	}
 	return exitStatus(ctx, err)
 }
@@ -79,6 +94,7 @@ func newApp() *cli.App {
 	app := &cli.App{
 		Name:                 "chromogenic",
 		Usage:                "mount folders of disk images: each as raw, qcow2, vmdk and ova at once",
+		Description:          description,
 		Version:              version,
 		Action:               unknownCommand,
 		OnUsageError:         refuseFlag,
@@ -90,8 +106,14 @@ func newApp() *cli.App {
 			umountCommand(),
 			lsCommand(),
 			cpCommand(),
+			captureCommand(),
 			convertCommand(),
 			inspectCommand(),
+			jobsCommand(),
+			gcCommand(),
+			refreshCommand(),
+			explainCommand(),
+			doctorCommand(),
 			configCommand(),
 			versionCommand(),
 			completionCommand(),

@@ -56,9 +56,8 @@ Subsystem sftp %s
 	if err != nil {
 		t.Fatal(err)
 	}
-	return program{name: "scp", quiet: true, copy: func(t testing.TB, src, dst string) result {
-		t.Helper()
-		return try(t, "scp", "-q", "-F", "none", "-P", fmt.Sprint(port), "-i", in("user"),
+	return program{name: "scp", quiet: true, line: func(src, dst string) *exec.Cmd {
+		return command("scp", "-q", "-F", "none", "-P", fmt.Sprint(port), "-i", in("user"),
 			"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
 			src, me.Username+"@127.0.0.1:"+dst)
 	}}
