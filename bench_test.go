@@ -170,6 +170,9 @@ func benchMounted(tb testing.TB, raw, format string) string {
 		p.Close()
 		tb.Skipf("!!!!! NOT MEASURED: %v", err)
 	}
+	if err := server.WaitMount(); err != nil {
+		tb.Fatal(err)
+	}
 	tb.Cleanup(func() {
 		if err := server.Unmount(); err != nil {
 			tb.Error(err)

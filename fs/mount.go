@@ -82,8 +82,6 @@ func Mount(ctx context.Context, o Options) (*Server, error) {
 		err = disk.Hint(fmt.Errorf("mount %q: %w", dir, err), "is fuse3 installed, and may you open /dev/fuse?")
 		return nil, err
 	}
-	// No WaitMount: it opens a file of the mount, and a process that is killed while
-	// it waits for itself never ends.
 	go srv.Serve()
 	s := &Server{tree: t, fuse: srv, mountpoint: dir, cancel: cancel}
 	live := make(chan struct{})
@@ -216,6 +214,12 @@ func detach(dir string) error {
 	}
 	return nil
 }
+
+// WaitMount makes it safe for this process to open files of its own mount, as tests
+// do: Go's poller would wait for an answer of its own process else. It opens such a
+// file itself, and a process that is killed in that moment never ends; a program
+// that only serves does not call it.
+func (s *Server) WaitMount() error { return s.fuse.WaitMount() }
 
 // Wait returns when the mount is gone.
 func (s *Server) Wait() {

@@ -114,6 +114,9 @@ func (m *testMount) mount(t *testing.T, o Options, change func(o *pipeline.Optio
 	if m.Server, err = Mount(context.Background(), o); err != nil {
 		t.Fatal(err)
 	}
+	if err := m.WaitMount(); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := m.Unmount(); err != nil {
 			t.Error(err)
