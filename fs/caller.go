@@ -183,3 +183,13 @@ func (p process) holds(path string) bool {
 func (p process) isQemu() bool {
 	return p.pid != 0 && strings.HasPrefix(statusField(p.pid, "Name"), "qemu")
 }
+
+// creates tells whether the process is qemu-img create.
+func (p process) creates() bool {
+	if !p.isQemu() {
+		return false
+	}
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
+	args := strings.Split(string(line), "\x00")
+	return err == nil && len(args) > 1 && args[1] == "create"
+}

@@ -223,7 +223,8 @@ const (
 )
 
 // settle waits for the end of the process that has left a file unfinished, then
-// makes an image of what qemu has left, and drops anything else. Its errors are
+// makes an image of the empty disk that qemu-img create has left, and drops anything
+// else: a conversion that is killed at the right moment leaves an empty disk too. Its errors are
 // in the journal alone.
 func (g *staged) settle() {
 	pause := settlePoll
@@ -243,7 +244,7 @@ func (g *staged) settle() {
 	ctx := g.folder.t.ctx
 	var err error
 	g.mu.Lock()
-	blank, dirty := g.blank, g.dirty
+	blank, dirty := g.blank && g.empty, g.dirty
 	g.mu.Unlock()
 	if blank && dirty && g.spool.Size() > 0 {
 		err = g.commit(ctx, g.name, *g.format, g.path)

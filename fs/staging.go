@@ -181,6 +181,7 @@ type staged struct {
 	ino    uint64          // of its node, and of its directory entry
 	owner  process         // who made it
 	qemu   bool            // the owner is one of qemu's programs
+	empty  bool            // the owner is qemu-img create, which leaves an empty disk
 	format *formats.Format // of a public name, else nil
 	name   string          // true name, of a public one
 
@@ -210,7 +211,7 @@ type staged struct {
 }
 
 func newStaged(f *folder, key, path string, by process) *staged {
-	g := &staged{folder: f, key: key, path: path, owner: by, qemu: by.isQemu(), made: time.Now(), commits: make(chan struct{}, 1), writers: map[process]bool{}}
+	g := &staged{folder: f, key: key, path: path, owner: by, qemu: by.isQemu(), empty: by.creates(), made: time.Now(), commits: make(chan struct{}, 1), writers: map[process]bool{}}
 	g.commits <- struct{}{}
 	g.ino = inode("unfinished", strconv.FormatUint(f.t.unfinished.Add(1), 10))
 	return g
