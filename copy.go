@@ -39,16 +39,6 @@ func (j *copying) between() (*jobs.Record, error) {
 	return j.service.Copy(j.c.Context, r, j.meter.update)
 }
 
-// formatOf is the format in which an entry is copied: that which was asked for,
-// or its own. What can only be read is copied as its disk.
-func formatOf(place fs.Place, n fs.Named) string {
-	format := cmp.Or(place.Format, n.Entry.Format)
-	if f, ok := formats.ByName(format); !ok || f.Layout == nil {
-		return "raw"
-	}
-	return format
-}
-
 // fromFile copies a plain file to a place.
 func (j *copying) fromFile() (*jobs.Record, error) {
 	info, err := statSource(j.src.Path)

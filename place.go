@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"regexp"
@@ -82,16 +83,20 @@ func placeName(site string, kind providers.Kind, stem string) string {
 
 // view opens an entry in a format; empty is its own.
 func view(ctx context.Context, p *pipeline.Pipeline, place fs.Place, n fs.Named) (*pipeline.View, error) {
-	ref := pipeline.Ref{Site: place.Provider, Entry: n.Entry, Format: place.Format}
-	if ref.Format == "" {
-		ref.Format = n.Entry.Format
-	}
-	if f, ok := formats.ByName(ref.Format); !ok || f.Layout == nil {
-		ref.Format = "raw" // what can only be read is shown as its disk
-	}
+	ref := pipeline.Ref{Site: place.Provider, Entry: n.Entry, Format: formatOf(place, n)}
 	if n.Entry.Live() && p.SnapshotPolicy(place.Provider) == "never" {
 		err := disk.Errorf(disk.Policy, "read %s: the policy of %s is to capture no instance", placeName(place.Provider, place.Kind, n.Name), place.Provider)
 		return nil, disk.Hint(err, "set snapshot: auto for %s in the configuration", place.Provider)
 	}
 	return p.View(ctx, ref)
+}
+
+// formatOf is the format in which an entry is shown and copied: that which was asked
+// for, or its own. What can only be read is shown as its disk.
+func formatOf(place fs.Place, n fs.Named) string {
+	format := cmp.Or(place.Format, n.Entry.Format)
+	if f, ok := formats.ByName(format); !ok || f.Layout == nil {
+		return "raw"
+	}
+	return format
 }

@@ -23,6 +23,14 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Err.Error() }
 
+// StableCode is the code, or that of the kind where there is none of its own.
+func (e *Error) StableCode() string {
+	if e.Code != "" {
+		return e.Code
+	}
+	return e.Kind.Code()
+}
+
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 

@@ -64,18 +64,14 @@ func (j *journal) fail(op, path string, err error) syscall.Errno {
 		return 0
 	}
 	e := disk.AsError(err)
-	code := e.Code
-	if code == "" {
-		code = e.Kind.Code()
-	}
 	f := failure{
-		Time: time.Now().UTC(), Op: op, Path: path, Code: code, Errno: unix.ErrnoName(errno),
+		Time: time.Now().UTC(), Op: op, Path: path, Code: e.StableCode(), Errno: unix.ErrnoName(errno),
 		Message: err.Error(), RequestID: e.RequestID, Hint: e.Hint,
 	}
 	if !j.add(f) {
 		return errno
 	}
-	attrs := []any{"op", op, "path", path, "errno", f.Errno, "code", code, "error", f.Message}
+	attrs := []any{"op", op, "path", path, "errno", f.Errno, "code", f.Code, "error", f.Message}
 	if f.Hint != "" {
 		attrs = append(attrs, "hint", f.Hint)
 	}

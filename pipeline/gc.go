@@ -263,8 +263,7 @@ func (p *Pipeline) tags(site string) func(id string) bool {
 
 // begun is when the job began whose id is in s, zero if there is none in it.
 func begun(s string) time.Time {
-	const layout = "20060102T150405Z" // of jobs.NewID
-	t, err := time.Parse(layout, regexp.MustCompile(`[0-9]{8}T[0-9]{6}Z`).FindString(s))
+	t, err := time.Parse(jobs.TimeLayout, regexp.MustCompile(`[0-9]{8}T[0-9]{6}Z`).FindString(s))
 	if err != nil {
 		return time.Time{}
 	}

@@ -108,25 +108,33 @@ func (j *job) suspend() error {
 	return j.upload.Suspend()
 }
 
-// stage runs one step and writes it into the record.
-func (j *job) stage(name string, do func() error) error {
-	start := time.Now()
+// step takes one stage and writes it into the record, with the note that it leaves.
+func (j *job) step(name string, do func() (note string, err error)) error {
+	s := jobs.Stage{Name: name, Outcome: jobs.OutcomeDone, Started: time.Now()}
 	j.live.Note(func(r *jobs.Record) { r.Stage = name })
 	j.progress(name, 0, 0)
-	err := do()
-	s := jobs.Stage{Name: name, Outcome: jobs.OutcomeDone, Started: start, Took: time.Since(start)}
+	var err error
+	s.Note, err = do()
+	s.Took = time.Since(s.Started)
 	if err != nil {
 		s.Outcome, s.Note = jobs.OutcomeFailed, err.Error()
-		err = fmt.Errorf("copy %s to %s: %w", j.rec.Source, j.rec.Destination, err)
-	}
-	if name == stageSend && err == nil {
-		j.p.metrics.sentTo(j.spec.Site, j.rec.Bytes)
 	}
 	j.live.Note(func(r *jobs.Record) { r.Stages = append(r.Stages, s) })
-	if err == nil && name == j.spec.Until {
+	return err
+}
+
+// stage is a step of a copy, which may be the last that was asked for.
+func (j *job) stage(name string, do func() error) error {
+	if err := j.step(name, func() (string, error) { return "", do() }); err != nil {
+		return fmt.Errorf("copy %s to %s: %w", j.rec.Source, j.rec.Destination, err)
+	}
+	if name == stageSend {
+		j.p.metrics.sentTo(j.spec.Site, j.rec.Bytes)
+	}
+	if name == j.spec.Until {
 		return errPaused
 	}
-	return err
+	return nil
 }
 
 // skip records a step that was not taken.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"chromogenic/disk"
 	"chromogenic/pipeline/jobs"
@@ -117,30 +116,17 @@ func (k *keeping) run(ctx context.Context) error {
 	if err == nil && k.options.Keep > 0 {
 		err = k.step(stagePrune, func() (string, error) { return k.prune(ctx, e) })
 	}
-	if err != nil || !image {
-		return err
+	if err != nil {
+		return fmt.Errorf("capture %s: %w", k.rec.Source, err)
+	}
+	if !image {
+		return nil
 	}
 	if k.spec.From, err = k.p.View(ctx, Ref{Site: k.name, Entry: e, Format: formatRaw}); err != nil {
 		return err
 	}
 	defer k.spec.From.Close()
 	return k.job.run(ctx)
-}
-
-// step is a stage that may leave a note.
-func (k *keeping) step(name string, do func() (note string, err error)) error {
-	s := jobs.Stage{Name: name, Outcome: jobs.OutcomeDone, Started: time.Now()}
-	k.live.Note(func(r *jobs.Record) { r.Stage = name })
-	k.progress(name, 0, 0)
-	var err error
-	s.Note, err = do()
-	s.Took = time.Since(s.Started)
-	if err != nil {
-		s.Outcome, s.Note = jobs.OutcomeFailed, err.Error()
-		err = fmt.Errorf("capture %s: %w", k.rec.Source, err)
-	}
-	k.live.Note(func(r *jobs.Record) { r.Stages = append(r.Stages, s) })
-	return err
 }
 
 // capture makes the capture, and looks into it: one that cannot be read does not

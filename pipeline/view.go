@@ -247,7 +247,7 @@ const lingering = 5 * time.Second
 // lingerers bounds how many cores wait so.
 const lingerers = 16
 
-// share gives the core that is there for the same key and of the same size, or
+// share gives the core that is there for the same key and of the same facts, or
 // puts c there. Either counts one more user. Facts that are looked for anew may be
 // others, and then the old core is that of its old views alone.
 func (p *Pipeline) share(c *core) *core {

@@ -107,7 +107,7 @@ func handler(s Service) http.Handler {
 			return nil, err
 		}
 		found, err := s.GC(r.Context(), in)
-		return leftovers{found, wireError(err)}, nil
+		return leftovers{found, jobs.ErrorOf(err)}, nil
 	})
 	mux.HandleFunc("POST /jobs/{id}/resume", func(w http.ResponseWriter, r *http.Request) {
 		var in struct{ Until string }
@@ -164,7 +164,7 @@ func reply(w http.ResponseWriter, r *http.Request, answer func(r *http.Request) 
 func refuse(w http.ResponseWriter, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status(disk.KindOf(err)))
-	_ = json.NewEncoder(w).Encode(failed{wireError(err)})
+	_ = json.NewEncoder(w).Encode(failed{jobs.ErrorOf(err)})
 }
 
 // status is what HTTP says of a kind of error.
@@ -197,7 +197,7 @@ func stream(w http.ResponseWriter, r *http.Request, in any, do func(context.Cont
 		rec, err := guard(func() (*jobs.Record, error) {
 			return do(ctx, func(p pipeline.Progress) { latest.Store(&p) })
 		})
-		result <- line{Record: rec, Error: wireError(err)}
+		result <- line{Record: rec, Error: jobs.ErrorOf(err)}
 	}()
 	w.Header().Set("Content-Type", "application/jsonl")
 	enc, flush := json.NewEncoder(w), http.NewResponseController(w)

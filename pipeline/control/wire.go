@@ -33,19 +33,6 @@ type failed struct {
 	Error *jobs.Error `json:"error"`
 }
 
-// wireError is err as it is sent; nil for nil.
-func wireError(err error) *jobs.Error {
-	if err == nil {
-		return nil
-	}
-	e := disk.AsError(err)
-	code := e.Code
-	if code == "" {
-		code = e.Kind.Code()
-	}
-	return &jobs.Error{Code: code, Kind: e.Kind.String(), Message: err.Error(), RequestID: e.RequestID, Hint: e.Hint}
-}
-
 // Err is the error that a record holds, or that was sent; nil for nil. A kind
 // that this program does not know is Other.
 func Err(e *jobs.Error) error {

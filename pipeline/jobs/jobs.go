@@ -181,41 +181,44 @@ func (j *Jobs) now(r *Record) Record {
 	return c
 }
 
+// running gives the whole id of a job, and the job itself if it runs.
+func (j *Jobs) running(id string) (string, *Job, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	r, err := j.find(id)
+	if err != nil {
+		return "", nil, err
+	}
+	return r.ID, j.live[r.ID], nil
+}
+
 // Cancel ends a job that runs. It returns when what the job had made is gone, or
 // with ctx.
 func (j *Jobs) Cancel(ctx context.Context, id string) (Record, error) {
-	j.mu.Lock()
-	r, err := j.find(id)
+	id, job, err := j.running(id)
 	if err != nil {
-		j.mu.Unlock()
 		return Record{}, err
 	}
-	job := j.live[r.ID]
-	j.mu.Unlock()
 	if job != nil {
-		job.cancel(disk.Errorf(disk.Cancelled, "job %s was cancelled", r.ID))
+		job.cancel(disk.Errorf(disk.Cancelled, "job %s was cancelled", id))
 	}
-	return j.Wait(ctx, r.ID)
+	return j.Wait(ctx, id)
 }
 
 // Wait returns when a job does not run any longer, with its record.
 func (j *Jobs) Wait(ctx context.Context, id string) (Record, error) {
-	j.mu.Lock()
-	r, err := j.find(id)
+	id, job, err := j.running(id)
 	if err != nil {
-		j.mu.Unlock()
 		return Record{}, err
 	}
-	job := j.live[r.ID]
-	j.mu.Unlock()
 	if job != nil {
 		select {
 		case <-job.done:
 		case <-ctx.Done():
-			return Record{}, fmt.Errorf("wait for job %s: %w", r.ID, ctx.Err())
+			return Record{}, fmt.Errorf("wait for job %s: %w", id, ctx.Err())
 		}
 	}
-	return j.Get(r.ID)
+	return j.Get(id)
 }
 
 // Change changes the record of a job that does not run, and keeps it.

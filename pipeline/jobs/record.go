@@ -102,12 +102,15 @@ type Progress struct {
 	Total int64 `json:"total"` // 0 where nothing is counted
 }
 
+// TimeLayout is that of the time, in UTC, with which the id of a job begins.
+const TimeLayout = "20060102T150405Z"
+
 // NewID makes the id of a job: the time, for people, and chance, for two at a
 // time: 20261121T030000Z-<6 hex>.
 func NewID() string {
 	var b [3]byte
 	rand.Read(b[:]) // never fails, as crypto/rand says
-	return time.Now().UTC().Format("20060102T150405Z") + "-" + hex.EncodeToString(b[:])
+	return time.Now().UTC().Format(TimeLayout) + "-" + hex.EncodeToString(b[:])
 }
 
 // Finish ends the record with the result of the job.
@@ -125,11 +128,16 @@ func (r *Record) Finish(err error) {
 	if e.Kind == disk.Cancelled || e.Kind == disk.Interrupted {
 		r.State = Cancelled
 	}
-	code := e.Code
-	if code == "" {
-		code = e.Kind.Code()
+	r.Error = ErrorOf(err)
+}
+
+// ErrorOf is err as a record has it; nil for nil.
+func ErrorOf(err error) *Error {
+	if err == nil {
+		return nil
 	}
-	r.Error = &Error{Code: code, Kind: e.Kind.String(), Message: err.Error(), RequestID: e.RequestID, Hint: e.Hint}
+	e := disk.AsError(err)
+	return &Error{Code: e.StableCode(), Kind: e.Kind.String(), Message: err.Error(), RequestID: e.RequestID, Hint: e.Hint}
 }
 
 // clone is a copy that shares nothing that either may change.
