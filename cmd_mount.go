@@ -165,6 +165,7 @@ func (m *mounting) mount(ctx context.Context, p *pipeline.Pipeline) (*fs.Server,
 		AllowOther:   m.AllowOther,
 		AllowDelete:  m.AllowDelete,
 		AllowReplace: m.AllowReplace,
+		AllowMeta:    m.AllowMeta,
 		UID:          cmp.Or(m.UID, uint32(os.Geteuid())),
 		GID:          cmp.Or(m.GID, uint32(os.Getegid())),
 		Options:      m.kernel,
@@ -191,7 +192,7 @@ func newMounting(c *cli.Context) (*mounting, error) {
 		return nil, err
 	}
 	if len(m.Formats) == 0 {
-		m.Formats = []string{"raw", "qcow2", "vmdk", "ova"}
+		m.Formats = []string{"raw", "qcow2", "vmdk", "ova", fs.JSONName}
 	}
 	return m, nil
 }

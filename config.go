@@ -16,6 +16,7 @@ import (
 
 	"chromogenic/disk"
 	"chromogenic/formats"
+	"chromogenic/fs"
 )
 
 // config is what a configuration file says. The zero value is an empty file.
@@ -29,7 +30,7 @@ type config struct {
 	LogFile    string
 	UID, GID   uint32 // of all files; 0 is those of the process that mounts
 
-	ReadOnly, AllowOther, AllowDelete, AllowReplace, Debug bool
+	ReadOnly, AllowOther, AllowDelete, AllowReplace, AllowMeta, Debug bool
 
 	Providers []providerConfig
 }
@@ -279,8 +280,8 @@ func checkFormats(names []string) error {
 		return disk.Errorf(disk.Invalid, "list of formats is empty")
 	}
 	for i, name := range names {
-		if f, ok := formats.ByName(name); !ok || f.Layout == nil {
-			return disk.Errorf(disk.Invalid, "%q is not one of %s", name, strings.Join(written(), ", "))
+		if f, ok := formats.ByName(name); (!ok || f.Layout == nil) && name != fs.JSONName {
+			return disk.Errorf(disk.Invalid, "%q is not one of %s", name, strings.Join(append(written(), fs.JSONName), ", "))
 		}
 		if slices.Contains(names[:i], name) {
 			return disk.Errorf(disk.Invalid, "format %q comes twice", name)

@@ -109,6 +109,7 @@ func newApp() *cli.App {
 			captureCommand(),
 			convertCommand(),
 			inspectCommand(),
+			metaCommand(),
 			jobsCommand(),
 			gcCommand(),
 			refreshCommand(),

@@ -28,6 +28,7 @@ func (c *config) options() []mountOption {
 		{"allow-other", "let other users in, with your rights", &c.AllowOther},
 		{"allow-delete", "let rm delete images", &c.AllowDelete},
 		{"allow-replace", "let a copy take the place of another image of its name", &c.AllowReplace},
+		{"allow-meta", "let setfattr set properties of images", &c.AllowMeta},
 		{"formats", "list these `FORMATS` (the others resolve by name)", &c.Formats},
 		{"uid", "show all files as those of the user with this `NUMBER`", &c.UID},
 		{"gid", "show all files as those of the group with this `NUMBER`", &c.GID},

@@ -150,7 +150,12 @@ func (g *staged) run(ctx context.Context, name string, f formats.Format, path st
 	}
 	g.mu.Unlock()
 
-	rec, err := g.copy(ctx, spec, f, path)
+	rec, err := &jobs.Record{}, error(nil)
+	if f.Name == JSONName {
+		err = g.setMeta(ctx, name, spec.Mtime)
+	} else {
+		rec, err = g.copy(ctx, spec, f, path)
+	}
 
 	g.mu.Lock()
 	g.dirty, g.err = false, err

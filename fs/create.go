@@ -35,8 +35,9 @@ func (k *kindNode) writable() error {
 // target reads a public name that is to be written: its stem and the format of
 // what is handed over.
 func target(file string) (stem string, f formats.Format, err error) {
-	stem, f, ok := Parse(file)
+	stem, f, ok := parseFile(file)
 	switch {
+	case ok && f.Name == JSONName:
 	case !ok:
 		err := disk.Errorf(disk.Invalid, "write %q: the name ends in no known extension", file)
 		return "", f, disk.Hint(err, "the extension says what is handed over: .raw, .qcow2, .vmdk, .ova")
@@ -226,12 +227,15 @@ func (k *kindNode) unlink(ctx context.Context, name string) error {
 	if strings.HasPrefix(name, ".") {
 		return k.folder.unlink(name)
 	}
-	stem, f, ok := Parse(name)
+	stem, f, ok := parseFile(name)
 	if !ok {
 		return disk.Errorf(disk.NotFound, "remove %q: there is no such file", name)
 	}
 	if g := k.folder.unfinished(publicKey(Decode(stem), f), callerProcess(ctx)); g != nil {
 		return k.folder.unlink(g.key)
+	}
+	if f.Name == JSONName {
+		return k.unlinkJSON(ctx, name, Decode(stem))
 	}
 	n, err := k.find(ctx, stem)
 	if err != nil {

@@ -6,6 +6,7 @@
 // # The tree
 //
 //	PROVIDER/images/NAME.FMT          an image in a format; raw, qcow2, vmdk and ova are listed
+//	PROVIDER/images/NAME.json         its metadata, listed too (docs/image.schema.json)
 //	PROVIDER/images/NAME.disks/       its disks one by one; resolves, is not listed
 //	PROVIDER/images/by-id/ID.FMT      a symlink to the named file; resolves, is not listed
 //	PROVIDER/images.verbatim/         the same images; what is copied in is never cleaned
@@ -88,7 +89,9 @@
 // and moves no byte. fallocate punches holes and extends, and reserves nothing.
 // fsync makes the spool durable and publishes nothing. A modification time set
 // before the commit or after it, or on an image, is kept, where the provider can;
-// chmod and chown are accepted and change nothing; xattrs cannot be set (ENOTSUP).
+// chmod and chown are accepted and change nothing; xattrs cannot be set (ENOTSUP),
+// but for the properties of an image, user.chromogenic.prop.KEY, where the mount
+// allows it (AllowMeta; EPERM otherwise).
 //
 // Renaming one image to another name of the same format renames it in the
 // provider. Leaving the directory is EPERM, never EXDEV, with which mv would copy
@@ -98,6 +101,25 @@
 //
 // A name that is taken by another disk is EEXIST, unless the mount lets a copy take
 // its place (AllowReplace): the new image is verified first, then takes the name.
+//
+// # Metadata
+//
+// NAME.json is what is known of the image besides its bytes: what was set as a
+// whole, or else what the provider knows and its container says. It is one document
+// for all providers; its bytes follow from the image's version and name, and its time
+// is that at which it was set, or the image's. Metadata that cannot be read hides no
+// image: NAME.json alone is EBADMSG then, and not listed.
+//
+// What is written as NAME.json is set at close, or by a rename, under the rules of
+// Writing, in the place of all that was known; the same again is a success without
+// work. What is no document is EBADMSG, with the key, and changes nothing. Without an
+// image of the name, or while that is being written, it waits, over restarts too:
+// the name resolves, is not listed, and the image takes it along when it is published,
+// whatever metadata its source has. After an hour without an image it is given up,
+// with ENOENT in .chromogenic/errors. rm removes what waits, and with AllowDelete what
+// was set; never the image. A document is renamed with its image alone.
+//
+// # Ending
 //
 // A caller that waits for a commit and gets a fatal signal is let go with EINTR;
 // the copy is cancelled, and what it made is removed. When the mount ends, copies

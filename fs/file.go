@@ -20,12 +20,13 @@ import (
 // the image is another node, and so is what is written over it.
 type imageFile struct {
 	gofuse.Inode
-	fixedXattrs
 	kind *kindNode
 	path string
 	ref  pipeline.Ref
 	stat atomic.Pointer[pipeline.Stat] // never nil
 	part bool                          // one of .disks/, which is not written
+
+	props atomic.Pointer[map[string]string] // as they were set through this node; nil for those of the entry
 }
 
 var (

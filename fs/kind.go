@@ -54,7 +54,7 @@ func (k *kindNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 	if stem, ok := strings.CutSuffix(name, disksExt); ok && stem != "" {
 		return k.lookupDisks(ctx, name, stem, out)
 	}
-	stem, f, ok := Parse(name)
+	stem, f, ok := k.parse(name)
 	if !ok {
 		return nil, syscall.ENOENT // no provider need be asked: nothing has such a name
 	}
@@ -67,6 +67,9 @@ func (k *kindNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 	if err != nil {
 		return nil, k.fail("lookup", name, err)
 	}
+	if n == nil && f.Name == JSONName {
+		return k.lookupJSON(ctx, name, stem, nil, out)
+	}
 	if n == nil {
 		return nil, syscall.ENOENT
 	}
@@ -74,6 +77,9 @@ func (k *kindNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 		if g := k.folder.unfinished(publicKey(trueName(n.Entry), f), callerProcess(ctx)); g != nil {
 			return g.attach(ctx, &k.dirNode, out), 0
 		}
+	}
+	if f.Name == JSONName {
+		return k.lookupJSON(ctx, name, stem, n, out)
 	}
 	return k.image(ctx, &k.dirNode, name, pipeline.Ref{Site: k.site, Entry: n.Entry, Format: f.Name}, out)
 }
@@ -142,6 +148,9 @@ func (k *kindNode) inode(ref pipeline.Ref, part bool) uint64 {
 	what := []string{k.site, k.view.name, e.ID, e.Version, ref.Format, strconv.Itoa(ref.Disk)}
 	if part {
 		what = append(what, "part")
+	}
+	if ref.Format == JSONName {
+		what = append(what, e.Name) // it says so
 	}
 	return inode(what...)
 }

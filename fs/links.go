@@ -27,7 +27,7 @@ var (
 
 // Lookup finds <id>.<fmt>.
 func (n *byIDNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
-	stem, f, ok := Parse(name)
+	stem, f, ok := n.kind.parse(name)
 	if !ok {
 		return nil, syscall.ENOENT
 	}

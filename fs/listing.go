@@ -56,6 +56,9 @@ type listedFile struct {
 
 func (f listedFile) name() string { return f.Name + "." + f.format.Exts[0] }
 
+// listsJSON tells whether metadata is listed.
+func (t *tree) listsJSON() bool { return slices.Contains(t.formats, JSONName) }
+
 // rows are the formats that are listed.
 func (t *tree) rows() []formats.Format {
 	var rows []formats.Format
@@ -77,6 +80,9 @@ func (k *kindNode) files(ctx context.Context) ([]listedFile, error) {
 		return nil, err
 	}
 	rows, cheap, shown := k.t.rows(), k.cheap(), x.Shown()
+	if k.view.images() && k.t.listsJSON() {
+		rows = append(rows, jsonFormat())
+	}
 	files := make([][]listedFile, len(shown))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(statsAtOnce)
@@ -115,10 +121,19 @@ func (k *kindNode) cheap() bool {
 // cannot be read so is left out, for it would make every nightly rsync fail. One
 // whose state is in doubt stays in: what is missing here, rsync --delete deletes.
 func (k *kindNode) shows(ctx context.Context, ref pipeline.Ref, f formats.Format, cheap bool) (bool, error) {
+	json := f.Name == JSONName
+	if json && ref.Entry.MetaReason != "" {
+		return false, nil
+	}
 	if !cheap {
 		return f.MaxSize == 0 || ref.Entry.VirtualSize <= f.MaxSize, nil
 	}
-	_, err := k.t.p.Stat(ctx, ref)
+	var err error
+	if json {
+		_, err = k.t.p.Metadata(ctx, ref.Site, ref.Entry)
+	} else {
+		_, err = k.t.p.Stat(ctx, ref)
+	}
 	if err == nil {
 		return true, nil
 	}

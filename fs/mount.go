@@ -29,11 +29,12 @@ type Options struct {
 	Pipeline     *pipeline.Pipeline // stays the caller's, to be closed after the mount
 	Mountpoint   string             // an empty directory
 	Source       string             // what the table of mounts shows; empty is "chromogenic"
-	Formats      []string           // listed; nil is raw, qcow2, vmdk, ova. All others resolve by name
+	Formats      []string           // listed; nil is raw, qcow2, vmdk, ova, json. All others resolve by name
 	ReadOnly     bool
 	AllowOther   bool     // lets other users in, with the kernel checking modes
 	AllowDelete  bool     // rm removes images
 	AllowReplace bool     // a copy takes the place of another image of its name
+	AllowMeta    bool     // setfattr sets properties of images
 	UID, GID     uint32   // owner of all files; both zero means the mounting process
 	Options      []string // more mount options, as after -o
 	Log          *slog.Logger
@@ -84,6 +85,7 @@ func Mount(ctx context.Context, o Options) (*Server, error) {
 	}
 	go srv.Serve()
 	s := &Server{tree: t, fuse: srv, mountpoint: dir, cancel: cancel}
+	t.jobs.Go(t.settleMeta)
 	live := make(chan struct{})
 	s.stop = context.AfterFunc(ctx, func() { <-live; _ = s.Unmount() })
 	close(live)

@@ -29,12 +29,12 @@ func TestTree(t *testing.T) {
 	for dir, want := range map[string][]string{
 		"":            {"a", "b"},
 		"a":           {"images", "instances"},
-		"a/images":    {"web.ova", "web.qcow2", "web.raw", "web.vmdk"},
+		"a/images":    {"web.json", "web.ova", "web.qcow2", "web.raw", "web.vmdk"},
 		"a/instances": {"vm.ova", "vm.qcow2", "vm.raw", "vm.vmdk"},
 		"b/images":    nil,
 		// The id is a file's name, whose extension is encoded.
-		"a/images/by-id":    {"web%2Eraw.ova", "web%2Eraw.qcow2", "web%2Eraw.raw", "web%2Eraw.vmdk"},
-		"a/images.verbatim": {"web.ova", "web.qcow2", "web.raw", "web.vmdk"},
+		"a/images/by-id":    {"web%2Eraw.json", "web%2Eraw.ova", "web%2Eraw.qcow2", "web%2Eraw.raw", "web%2Eraw.vmdk"},
+		"a/images.verbatim": {"web.json", "web.ova", "web.qcow2", "web.raw", "web.vmdk"},
 		".chromogenic":      {"errors", "jobs", "metrics", "refresh", "status", "version"},
 		".chromogenic/jobs": nil,
 	} {
@@ -103,7 +103,7 @@ func TestReadExactly(t *testing.T) {
 func TestStatIsStable(t *testing.T) {
 	m := mountTwo(t, func(m *testMount, _ *Options) { writeImage(t, filepath.Join(m.a, "web.raw"), pattern(5, 4<<20)) })
 	inos := map[uint64]string{}
-	for _, format := range []string{"raw", "qcow2", "vmdk", "ova"} {
+	for _, format := range []string{"raw", "qcow2", "vmdk", "ova", "json"} {
 		var st syscall.Stat_t
 		path := m.path("a/images/web." + format)
 		if err := syscall.Stat(path, &st); err != nil {
@@ -131,7 +131,7 @@ func TestStatIsStable(t *testing.T) {
 			t.Errorf("readdir gives inode %d, which stat does not", ino)
 		}
 	}
-	if len(entries) != 4 {
+	if len(entries) != 5 {
 		t.Errorf("%d entries", len(entries))
 	}
 	var st syscall.Stat_t
@@ -171,11 +171,11 @@ func TestLookups(t *testing.T) {
 	})
 	m.ops.count("LOOKUP")
 	names := run(t, 0, "ls", "-1", m.path("a/images"))
-	if n := strings.Count(names, "\n"); n != 120 {
+	if n := strings.Count(names, "\n"); n != 150 {
 		t.Fatalf("ls shows %d names", n)
 	}
 	if n := m.ops.count("LOOKUP"); n > 4 {
-		t.Errorf("ls of 120 names makes %d lookups", n)
+		t.Errorf("ls of 150 names makes %d lookups", n)
 	}
 	if n := m.ops.count("READDIRPLUS"); n > 0 {
 		t.Errorf("ls makes %d READDIRPLUS", n)
@@ -185,7 +185,7 @@ func TestLookups(t *testing.T) {
 // TestFolderGone: a directory that cannot be listed is an error, never empty.
 func TestFolderGone(t *testing.T) {
 	m := mountTwo(t, func(m *testMount, _ *Options) { writeImage(t, filepath.Join(m.a, "web.raw"), pattern(7, 1<<20)) })
-	if got := list(t, m.path("a/images")); len(got) != 4 {
+	if got := list(t, m.path("a/images")); len(got) != 5 {
 		t.Fatalf("listed: %q", got)
 	}
 	if err := os.Rename(m.a, m.a+".gone"); err != nil {
@@ -199,7 +199,7 @@ func TestFolderGone(t *testing.T) {
 	if err := os.Rename(m.a+".gone", m.a); err != nil {
 		t.Fatal(err)
 	}
-	if got := list(t, m.path("a/images")); len(got) != 4 {
+	if got := list(t, m.path("a/images")); len(got) != 5 {
 		t.Errorf("listed again: %q", got)
 	}
 	if got := errorAt(t, m.path("a/images")); !strings.HasPrefix(got, "no error") {

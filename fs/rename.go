@@ -165,9 +165,13 @@ func (k *kindNode) renameImage(ctx context.Context, name, newName string) error 
 	if err != nil {
 		return err
 	}
-	stem, f, ok := Parse(name)
+	stem, f, ok := parseFile(name)
 	if !ok {
 		return disk.Errorf(disk.NotFound, "rename %q: there is no such file", name)
+	}
+	if f.Name == JSONName {
+		err := disk.Errorf(disk.Policy, "rename %q: metadata has the name of its image", name)
+		return disk.Hint(err, "rename the image, or copy the metadata with cp")
 	}
 	if f.Name != newFormat.Name {
 		err := disk.Errorf(disk.Unsupported, "rename %q to %q: a rename does not convert", name, newName)

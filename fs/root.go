@@ -39,7 +39,7 @@ type tree struct {
 func newTree(ctx context.Context, o Options) *tree {
 	t := &tree{p: o.Pipeline, o: o, formats: o.Formats, ctx: ctx, mounted: time.Now(), indexes: map[string]indexed{}}
 	if len(t.formats) == 0 {
-		t.formats = []string{"raw", "qcow2", "vmdk", "ova"}
+		t.formats = []string{"raw", "qcow2", "vmdk", "ova", JSONName}
 	}
 	log := o.Log
 	if log == nil {

@@ -71,7 +71,7 @@ func TestPrograms(t *testing.T) {
 			}
 			run(t, 0, args[0], args[1:]...)
 			m.wantImage(t, "web", disk)
-			if got := list(t, m.path("b/images")); len(got) != 4 {
+			if got := list(t, m.path("b/images")); len(got) != 5 {
 				t.Errorf("b/images holds %q", got)
 			}
 		})
@@ -279,7 +279,7 @@ func TestRenameImage(t *testing.T) {
 	m.wantImage(t, "new", disk)
 	run(t, 0, "cp", m.path("a/images/web.raw"), m.path("b/images/other.raw"))
 	wantErrno(t, "rename onto another", os.Rename(m.path("b/images/other.raw"), m.path("b/images/new.raw")), syscall.EEXIST)
-	if got := list(t, m.path("b/images")); len(got) != 8 {
+	if got := list(t, m.path("b/images")); len(got) != 10 {
 		t.Errorf("b/images holds %q", got)
 	}
 }

@@ -101,6 +101,9 @@ func (g *staged) setMtime(ctx context.Context, when time.Time) error {
 	image := g.image
 	is := g.state == published || g.state == writing && !g.dirty
 	g.mu.Unlock()
+	if is && g.format != nil && g.format.Name == JSONName {
+		return g.folder.setMetaTime(ctx, g.name, when)
+	}
 	if image == nil || !is {
 		return nil
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"chromogenic/disk"
 )
 
 // xattrPrefix begins the names of all attributes of ours.
@@ -91,7 +93,11 @@ func (f *imageFile) attrs() map[string]string {
 	if !e.Created.IsZero() {
 		m["created"] = e.Created.UTC().Format(time.RFC3339)
 	}
-	for key, v := range e.Props {
+	props := e.Props
+	if set := f.props.Load(); set != nil {
+		props = *set
+	}
+	for key, v := range props {
 		m["prop."+key] = v
 	}
 	m["error"], _ = t.about(f.path, false)
@@ -102,6 +108,68 @@ func (f *imageFile) attrs() map[string]string {
 		}
 	}
 	return out
+}
+
+// propAttr begins the names of the attributes that are properties.
+const propAttr = xattrPrefix + "prop."
+
+// Setxattr sets a property of the image, where the mount allows it. Other attributes
+// are not supported.
+func (f *imageFile) Setxattr(ctx context.Context, name string, value []byte, _ uint32) syscall.Errno {
+	return f.setProp(ctx, "setxattr", name, string(value))
+}
+
+// Removexattr removes a property.
+func (f *imageFile) Removexattr(ctx context.Context, name string) syscall.Errno {
+	if _, ok := f.attrs()[name]; !ok && strings.HasPrefix(name, propAttr) {
+		return syscall.ENODATA
+	}
+	return f.setProp(ctx, "removexattr", name, "")
+}
+
+func (f *imageFile) setProp(ctx context.Context, op, attr, value string) syscall.Errno {
+	key, ok := strings.CutPrefix(attr, propAttr)
+	if !ok || key == "" || !f.kind.view.images() {
+		return syscall.ENOTSUP // as fixedXattrs has it
+	}
+	if err := f.trySetProp(ctx, key, value); err != nil {
+		return f.fail(op, err)
+	}
+	return 0
+}
+
+func (f *imageFile) trySetProp(ctx context.Context, key, value string) error {
+	if err := f.kind.writable(); err != nil {
+		return err
+	}
+	if !f.kind.t.o.AllowMeta {
+		err := disk.Errorf(disk.Policy, "set property %q: the mount changes none", key)
+		return disk.Hint(err, "mount with --allow-meta, or say chromogenic meta set")
+	}
+	ctx, cancel := patient(ctx)
+	defer cancel()
+	p, site := f.kind.t.p, f.ref.Site
+	x, err := f.kind.index(ctx)
+	if err != nil {
+		return err
+	}
+	e := f.ref.Entry
+	if n, ok := x.ID(e.ID); ok {
+		e = n.Entry // several are set one after the other
+	}
+	m, err := p.Metadata(ctx, site, e)
+	if err != nil {
+		return err
+	}
+	if err := m.Set("prop."+key, value); err != nil {
+		return err
+	}
+	m.MetaTime = time.Now()
+	now, err := p.SetMeta(context.WithoutCancel(ctx), site, e, m)
+	if err == nil {
+		f.props.Store(&now.Props)
+	}
+	return err
 }
 
 // Getxattr gives what is known of the image.

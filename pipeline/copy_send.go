@@ -91,6 +91,7 @@ func (j *job) send(ctx context.Context) error {
 			return err
 		}
 		j.upload = nil
+		e = j.p.applyHeld(ctx, j.spec.Site, j.spec.Name, e)
 		j.live.Note(func(r *jobs.Record) { r.Entry = &e })
 		j.p.Forget(j.spec.Site)
 		j.p.keepDigest(j.spec.Site, e, 0, j.rec.GuestDigest)
@@ -104,7 +105,7 @@ func (j *job) transfer(ctx context.Context) (err error) {
 	total := j.payload.Size()
 	spec := providers.Spec{
 		Job: j.rec.ID, Name: j.spec.Name, Format: j.format, Store: j.spec.Store, Size: total,
-		Meta: j.src.facts.Meta, Mtime: j.spec.Mtime, Replaces: j.spec.Replaces,
+		Metadata: j.metadata(), Mtime: j.spec.Mtime, Replaces: j.spec.Replaces,
 	}
 	if j.upload, err = j.again(ctx, spec); err != nil {
 		return err

@@ -100,7 +100,7 @@ func (j *job) own(src *source, e providers.Entry) error {
 	if err != nil {
 		return err
 	}
-	j.src = &core{p: j.p, facts: f, seed: SeedOf(f.Disks[0].Map)}
+	j.src = &core{p: j.p, facts: f, meta: f.metadata(e), seed: SeedOf(f.Disks[0].Map)}
 	j.src.Ref = Ref{Entry: e, Format: f.Format}
 	j.src.lease = &lease{ctx: j.p.ctx, src: src, keep: true}
 	return nil

@@ -176,11 +176,18 @@ func (p *Pipeline) SetMtime(ctx context.Context, name string, e providers.Entry,
 		return e, fmt.Errorf("set time of %q of %s: %w", e.Name, name, err)
 	}
 	p.Forget(name)
+	p.carryDigests(name, e, now)
+	return now, nil
+}
+
+// carryDigests gives what is known of an image to its new version, which has the
+// same bytes.
+func (p *Pipeline) carryDigests(site string, e, now providers.Entry) {
 	for n := 0; ; n++ {
-		sum := p.KnownDigest(Ref{Site: name, Entry: e, Disk: n})
+		sum := p.KnownDigest(Ref{Site: site, Entry: e, Disk: n})
 		if sum == "" {
-			return now, nil
+			return
 		}
-		p.keepDigest(name, now, n, sum)
+		p.keepDigest(site, now, n, sum)
 	}
 }

@@ -59,6 +59,7 @@ type Pipeline struct {
 	late   []*waiting         // uses that their views have given up, the oldest first
 	spools map[*os.File]int64 // bytes that each spool has claimed
 	kept   map[string]int64   // bytes of each spool that an interrupted job goes on with
+	held   map[string]Held    // metadata that waits for its image, by heldKey
 }
 
 // New opens the state directory, which no other process may have open, and
@@ -98,6 +99,7 @@ func New(o Options) (*Pipeline, error) {
 	for _, s := range p.sites {
 		p.restorePins(s)
 	}
+	p.restoreHeld()
 	p.metrics = newMetrics(p)
 	return p, nil
 }

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -25,6 +26,7 @@ const (
 	bucketFacts   = "facts"   // imageKey -> facts
 	bucketDigests = "digests" // imageKey and disk -> guest digest
 	bucketPins    = "pins"    // site and kind -> providers.Pinner's pin
+	bucketHeld    = "held"    // site and name -> metadata that waits for its image
 )
 
 // spoolPrefix begins the names of spools.
@@ -78,7 +80,7 @@ func openState(dir string) (*state, error) {
 // prepare makes the buckets and the spool folder.
 func (s *state) prepare() error {
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range []string{bucketMeta, bucketFacts, bucketDigests, bucketPins} {
+		for _, name := range []string{bucketMeta, bucketFacts, bucketDigests, bucketPins, bucketHeld} {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return err
 			}
@@ -151,6 +153,33 @@ func (s *state) get(bucket, key string) []byte {
 		return nil
 	})
 	return val
+}
+
+// all returns copies of all values of a bucket.
+func (s *state) all(bucket string) map[string][]byte {
+	all := map[string][]byte{}
+	if s.db == nil {
+		return all
+	}
+	_ = s.db.View(func(tx *bbolt.Tx) error { // as in get
+		return tx.Bucket([]byte(bucket)).ForEach(func(key, val []byte) error {
+			all[string(key)] = bytes.Clone(val)
+			return nil
+		})
+	})
+	return all
+}
+
+// drop forgets a value.
+func (s *state) drop(bucket, key string) error {
+	if s.db == nil {
+		return nil
+	}
+	err := s.db.Batch(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucket)).Delete([]byte(key)) })
+	if err != nil {
+		return fmt.Errorf("forget %s: %w", bucket, err)
+	}
+	return nil
 }
 
 // put keeps a value. Puts of several goroutines share one transaction.

@@ -49,6 +49,7 @@ type core struct {
 	p     *Pipeline
 	Ref   Ref
 	facts *facts
+	meta  providers.Metadata
 	lease *lease
 	snap  providers.SnapSpec // how a live instance is captured
 	image disk.Image         // the whole view
@@ -122,7 +123,7 @@ func (p *Pipeline) compose(ctx context.Context, r Ref) (*core, error) {
 		p.metrics.failed(r.Site, err)
 		return nil, err
 	}
-	c := &core{p: p, Ref: r, facts: f, seed: seed(r.Entry)}
+	c := &core{p: p, Ref: r, facts: f, meta: f.metadata(r.Entry), seed: seed(r.Entry)}
 	// The source may be opened long after the caller of View has gone.
 	c.lease = &lease{ctx: p.ctx, open: func(ctx context.Context) (*source, error) {
 		if r.Entry.Live() {
@@ -201,7 +202,7 @@ func (c *core) source(n int, size int64) disk.Image {
 
 // machine is all disks of the image, each passed through wrap.
 func (c *core) machine(wrap func(i int, img disk.Image) disk.Image) *disk.Machine {
-	m := &disk.Machine{Meta: c.facts.Meta}
+	m := &disk.Machine{Meta: c.meta.Meta}
 	for i, d := range c.facts.Disks {
 		img := c.disk(i)
 		if wrap != nil {

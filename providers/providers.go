@@ -34,10 +34,10 @@ type Entry struct {
 	Format           string // of the bytes that Open gives; empty when only their beginning can tell
 	Size             int64  // bytes of the container; -1 unknown
 	VirtualSize      int64  // bytes of the virtual disk; -1 unknown
-	Meta             disk.Meta
-	Disks            []DiskInfo // of a machine with several; empty for one
-	Props            map[string]string
-	Capture          *Capture // of an entry among the instances that is a capture which was kept
+	Metadata
+	MetaReason string     // why its metadata cannot be read; the image can, all the same
+	Disks      []DiskInfo // of a machine with several; empty for one
+	Capture    *Capture   // of an entry among the instances that is a capture which was kept
 }
 
 // Live tells whether the entry is a machine in use, whose bytes change: they can
@@ -99,9 +99,8 @@ type Spec struct {
 	Format string // of the bytes: for Accepts what the source has, for Begin one that Accepts gave
 	Store  string // overrides the provider's own choice of format: "", "source" or a format
 	Size   int64  // bytes to be sent; -1 unknown, for Accepts
-	Meta   disk.Meta
-	Mtime  time.Time // kept with the image; zero is now
-	Props  map[string]string
+	Metadata
+	Mtime time.Time // kept with the image; zero is now
 
 	// Replaces is the image whose name the new one takes: it goes when, and only
 	// when, Commit has put the new one in its place. Nil replaces nothing.
@@ -168,6 +167,26 @@ type Deleter interface {
 type Renamer interface {
 	Rename(ctx context.Context, e Entry, name string) (Entry, error)
 }
+
+// A MetaSetter keeps metadata with an image.
+type MetaSetter interface {
+	// SetMeta sets all metadata of an image; it says what the listing does from
+	// then on, and the Version changes if it says anything else than before. The
+	// zero Metadata removes what was set. MetaTime is kept where the provider can;
+	// zero is now.
+	SetMeta(ctx context.Context, e Entry, m Metadata) (Entry, error)
+}
+
+// A PropKeeper is a provider that knows properties by their keys. Those that it does
+// not know are given to it under SourcePrefix; one without this role knows none.
+type PropKeeper interface {
+	// KeepsProp tells whether a property means to this provider what its key says.
+	KeepsProp(key string) bool
+}
+
+// SourcePrefix begins the key of a property that an image has brought from a
+// provider whose properties the present one does not know.
+const SourcePrefix = "chromogenic_src_"
 
 // A Timer keeps the modification time that a copying program sets on an image.
 type Timer interface {

@@ -15,8 +15,8 @@ import (
 	"chromogenic/providers"
 )
 
-// Delete removes the file of an image; of a symlink, the link. An image that has
-// changed since it was listed is Stale and stays.
+// Delete removes the file of an image, and its sidecar; of a symlink, the link. An
+// image that has changed since it was listed is Stale and stays.
 func (p *Provider) Delete(ctx context.Context, e providers.Entry) error {
 	d, err := p.openImage(ctx, e)
 	if err != nil {
@@ -28,10 +28,18 @@ func (p *Provider) Delete(ctx context.Context, e providers.Entry) error {
 	if err := d.root.Remove(e.ID); err != nil {
 		return fmt.Errorf("delete image: %w", explain(err))
 	}
+	alone, err := p.alone(d, e.ID)
+	if err == nil && alone {
+		err = d.dropSidecar(p.sidecarName(e.ID))
+	}
+	if err != nil {
+		return fmt.Errorf("delete metadata of image: %w", explain(err))
+	}
 	return d.sync()
 }
 
-// Rename gives the file of an image another name and keeps its extension.
+// Rename gives the file of an image another name and keeps its extension. The
+// sidecar goes with it.
 func (p *Provider) Rename(ctx context.Context, e providers.Entry, name string) (providers.Entry, error) {
 	renamed, err := p.rename(ctx, e, name)
 	if err != nil {
@@ -54,7 +62,7 @@ func (p *Provider) rename(ctx context.Context, e providers.Entry, name string) (
 	if file == e.ID {
 		return p.entry(d, file)
 	}
-	return p.publish(d, e.ID, file, name)
+	return p.publish(d, e.ID, file, name, func() (func() error, error) { return p.moveSidecar(d, e.ID, file, name) })
 }
 
 // SetMtime sets the modification time of the image's file, and of its parts that
@@ -94,7 +102,7 @@ func (p *Provider) openEntry(ctx context.Context, e providers.Entry) (*dir, erro
 		return nil, err
 	}
 	now, err := p.entry(d, e.ID)
-	if err == nil && now.Version != e.Version {
+	if err == nil && bytesOf(now.Version) != bytesOf(e.Version) {
 		err = disk.Errorf(disk.Stale, "image has changed since it was listed")
 	}
 	if err != nil {
@@ -107,17 +115,21 @@ func (p *Provider) openEntry(ctx context.Context, e providers.Entry) (*dir, erro
 // publish gives the file from its final name, which nothing may have, nor may
 // the image's name be that of another file, of whatever format. Of two programs
 // that take one image's name in two formats at the same moment, neither keeps
-// it.
-func (p *Provider) publish(d *dir, from, file, name string) (providers.Entry, error) {
+// it. Beside puts what lies beside the file in its place first, and can undo it.
+func (p *Provider) publish(d *dir, from, file, name string, beside func() (undo func() error, err error)) (providers.Entry, error) {
 	p.change.Lock()
 	defer p.change.Unlock()
 	if err := p.refuseTaken(d, name, from); err != nil {
 		return providers.Entry{}, err
 	}
-	if err := d.move(from, file); err != nil {
+	undo, err := beside()
+	if err != nil {
 		return providers.Entry{}, explain(err)
 	}
-	err := p.refuseTaken(d, name, file)
+	if err := d.move(from, file); err != nil {
+		return providers.Entry{}, errors.Join(explain(err), undo())
+	}
+	err = p.refuseTaken(d, name, file)
 	if err == nil {
 		err = d.sync()
 	}
@@ -126,25 +138,30 @@ func (p *Provider) publish(d *dir, from, file, name string) (providers.Entry, er
 		e, err = p.entry(d, file)
 	}
 	if err != nil {
-		return providers.Entry{}, errors.Join(err, d.move(file, from))
+		return providers.Entry{}, errors.Join(err, d.move(file, from), undo())
 	}
 	return e, nil
 }
 
 // replace gives the file from its final name in the place of the image old, which
-// must not have changed. There is no moment at which neither is there.
-func (p *Provider) replace(d *dir, from, file, name string, old providers.Entry) (providers.Entry, error) {
+// must not have changed. There is no moment at which neither is there. Beside is that
+// of publish.
+func (p *Provider) replace(d *dir, from, file, name string, old providers.Entry, beside func() (undo func() error, err error)) (providers.Entry, error) {
 	p.change.Lock()
 	defer p.change.Unlock()
 	now, err := p.entry(d, old.ID)
 	if err != nil {
 		return providers.Entry{}, fmt.Errorf("replace %q: %w", old.ID, explain(err))
 	}
-	if now.Version != old.Version {
+	if bytesOf(now.Version) != bytesOf(old.Version) {
 		return providers.Entry{}, disk.Errorf(disk.Stale, "replace %q: it has changed meanwhile", old.ID)
 	}
 	if err := p.refuseTaken(d, name, from, old.ID); err != nil {
 		return providers.Entry{}, err
+	}
+	undo, err := beside()
+	if err != nil {
+		return providers.Entry{}, explain(err)
 	}
 	if file == old.ID {
 		err = d.root.Rename(from, file)
@@ -154,7 +171,7 @@ func (p *Provider) replace(d *dir, from, file, name string, old providers.Entry)
 		}
 	}
 	if err != nil {
-		return providers.Entry{}, explain(err)
+		return providers.Entry{}, errors.Join(explain(err), undo())
 	}
 	if err := d.sync(); err != nil {
 		return providers.Entry{}, err

@@ -23,6 +23,8 @@ type folder struct {
 	times retimed
 	parts assemblies
 
+	sidecars sidecars
+
 	mu   sync.Mutex
 	pin  *identity // nil while nothing has been seen there
 	past *identity // of an earlier process, or before a Reset: an empty folder must not be taken for it

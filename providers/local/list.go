@@ -16,9 +16,9 @@ import (
 )
 
 // List lists the folder of a kind, in the order of the files' names. Each file
-// costs two calls to the kernel, and each part of an image one more. No file is
-// opened but captures, and small ones that may be descriptors, once, and again when
-// they or their parts have changed. What cannot be read, by its nature or by its
+// costs three calls to the kernel, and each part of an image one more. No file is
+// opened but captures, and sidecars and small ones that may be descriptors, once, and
+// again when they or their parts have changed. What cannot be read, by its nature or by its
 // permissions, has a Reason; a file whose state cannot be had at all makes the
 // listing fail.
 func (p *Provider) List(ctx context.Context, kind providers.Kind) ([]providers.Entry, error) {
@@ -50,6 +50,7 @@ func (p *Provider) List(ctx context.Context, kind providers.Kind) ([]providers.E
 	}
 	slices.SortFunc(entries, func(a, b providers.Entry) int { return cmp.Compare(a.ID, b.ID) })
 	d.folder.parts.prune(entries)
+	d.folder.sidecars.prune(names)
 	return entries, nil
 }
 
@@ -76,10 +77,11 @@ func (p *Provider) entry(d *dir, file string) (providers.Entry, error) {
 			return providers.Entry{}, err
 		}
 	}
+	side := p.sidecar(d, file)
 	e := providers.Entry{
-		Kind: d.folder.kind, ID: file, Version: versionOf(st, parts), Name: decodeName(stem),
+		Kind: d.folder.kind, ID: file, Version: side.version(versionOf(st, parts)), Name: decodeName(stem),
 		Created: st.born, Updated: newest(st, parts), Status: "active", Reason: reason,
-		Format: format, Size: st.size, VirtualSize: -1,
+		Format: format, Size: st.size, VirtualSize: -1, Metadata: side.Metadata, MetaReason: side.reason,
 	}
 	if e.Kind == providers.Instances {
 		if of, taken, ok := p.splitCapture(file); ok {

@@ -7,7 +7,8 @@
 // time, the inode and the birth, its name the file's name without the extension (see
 // fileName for the characters that a file name cannot carry). The version of an
 // image that lies in several files covers the others too (see parts.go), and its
-// time is that of the newest.
+// time is that of the newest. Metadata lies beside an image as <stem>.json (see
+// sidecar.go); the version covers what it says.
 //
 // Every operation opens the folder anew and leaves it closed, so a disk can be
 // unmounted while the provider lives. What is behind the path is compared with
@@ -77,6 +78,8 @@ var (
 	_ providers.Deleter     = (*Provider)(nil)
 	_ providers.Renamer     = (*Provider)(nil)
 	_ providers.Timer       = (*Provider)(nil)
+	_ providers.MetaSetter  = (*Provider)(nil)
+	_ providers.PropKeeper  = (*Provider)(nil)
 	_ providers.Snapshotter = (*Provider)(nil)
 	_ providers.Keeper      = (*Provider)(nil)
 	_ providers.Prober      = (*Provider)(nil)

@@ -40,7 +40,7 @@ func (p *Provider) Open(ctx context.Context, e providers.Entry, n int) (provider
 	_, _, kept := p.splitCapture(e.ID)
 	img.live = e.Kind == providers.Instances && !kept
 	parts, err := p.parts(d, e.ID, format, img.state)
-	if err == nil && !img.live && !d.folder.times.same(e.Version, versionOf(img.state, parts)) {
+	if err == nil && !img.live && !d.folder.times.same(bytesOf(e.Version), versionOf(img.state, parts)) {
 		err = disk.Errorf(disk.Stale, "open %q: image has changed since it was listed", e.ID)
 	}
 	if err != nil {

@@ -76,7 +76,7 @@ func (p *Provider) retime(d *dir, e providers.Entry, mtime time.Time) error {
 				return err
 			}
 		}
-		note(e.Version, versionOf(own, parts))
+		note(bytesOf(e.Version), versionOf(own, parts))
 		return nil
 	})
 }

@@ -44,7 +44,8 @@ func (p *Provider) Room(context.Context) (int64, bool) {
 }
 
 // Begin starts an upload into a hidden file of the folder. The image's file will
-// have mode 0644 less the umask, as cp makes it. Meta and Props are not kept.
+// have mode 0644 less the umask, as cp makes it. Metadata that says nothing writes no
+// sidecar, and leaves one that is there.
 func (p *Provider) Begin(ctx context.Context, spec providers.Spec) (providers.Upload, error) {
 	u, err := p.begin(ctx, spec)
 	if err != nil {
@@ -265,12 +266,15 @@ func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
 	if err := t.file.Sync(); err != nil {
 		return providers.Entry{}, explain(err)
 	}
+	beside := func() (func() error, error) {
+		return u.provider.newSidecar(t.dir, u.file, u.spec.Name, u.spec.Metadata)
+	}
 	var e providers.Entry
 	var err error
 	if old := u.spec.Replaces; old != nil {
-		e, err = u.provider.replace(t.dir, t.name, u.file, u.spec.Name, *old)
+		e, err = u.provider.replace(t.dir, t.name, u.file, u.spec.Name, *old, beside)
 	} else {
-		e, err = u.provider.publish(t.dir, t.name, u.file, u.spec.Name)
+		e, err = u.provider.publish(t.dir, t.name, u.file, u.spec.Name, beside)
 	}
 	if err != nil {
 		return providers.Entry{}, err

@@ -62,6 +62,8 @@ func Suite(t *testing.T, fixture func(t *testing.T) Fixture) {
 		{"Delete", deleteImage},
 		{"Rename", renameImage},
 		{"Mtime", setMtime},
+		{"Meta", setMeta},
+		{"UploadMeta", uploadMeta},
 		{"Snapshot", snapshot},
 		{"Keep", keepCaptures},
 	}

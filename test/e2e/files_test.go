@@ -112,7 +112,7 @@ func stored(t testing.TB, s site, name string) (path, format string) {
 	t.Helper()
 	var found []string
 	for _, n := range names(t, s.images) {
-		if strings.TrimSuffix(n, filepath.Ext(n)) == name {
+		if filepath.Ext(n) != ".json" && strings.TrimSuffix(n, filepath.Ext(n)) == name {
 			found = append(found, n)
 		}
 	}

@@ -107,7 +107,7 @@ func shownNames(t testing.TB, s *server, site string) map[string]string {
 			}
 		}
 	}
-	if want := len(shown) * len(formats()); len(listed) != want {
+	if want := len(shown) * (len(formats()) + 1); len(listed) != want {
 		t.Errorf("%d names are listed of %d images, want %d", len(listed), len(shown), want)
 	}
 	return shown

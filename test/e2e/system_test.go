@@ -60,8 +60,8 @@ func (l line) state() string {
 // the state is free.
 func (l line) check(t *testing.T) {
 	t.Helper()
-	if got := names(t, filepath.Join(l.dir, "local", "images")); len(got) != 4 {
-		t.Errorf("%s lists %q, want four files", l.dir, got)
+	if got := names(t, filepath.Join(l.dir, "local", "images")); len(got) != 5 {
+		t.Errorf("%s lists %q, want five files", l.dir, got)
 	}
 	digest(t, filepath.Join(l.dir, "local", "images", "x.qcow2"))
 	run(t, "umount", l.dir)
