@@ -35,7 +35,7 @@ func TestJSON(t *testing.T) {
 		writeImage(t, filepath.Join(m.a, "broken.raw"), pattern(2, 1<<20))
 		writeImage(t, filepath.Join(m.a+"-instances", "vm.raw"), pattern(2, 1<<20))
 		write(t, filepath.Join(m.a, "broken.json"), "{")
-		write(t, filepath.Join(m.a, "web.json"), `{"firmware": "uefi", "vendor": "me"}`)
+		write(t, filepath.Join(m.a, "web.json"), `{"schema": 1, "firmware": "uefi", "vendor": "me"}`)
 	})
 	file := m.path("a/images/web.json")
 	want := "{\n  \"firmware\": \"uefi\",\n  \"name\": \"web\",\n  \"properties\": {\n    \"vendor\": \"me\"\n  },\n  \"schema\": 1\n}\n"

@@ -128,6 +128,16 @@ func decodeDocument(p []byte) (d Document, err error) {
 	return d, nil
 }
 
+// IsDocument tells whether a text says of itself that it is a document, of whatever
+// version and with whatever mistakes: it is a JSON object with a number as "schema".
+// Nothing else is ever written over or removed for one.
+func IsDocument(p []byte) bool {
+	var d struct {
+		Schema json.Number `json:"schema"`
+	}
+	return json.Unmarshal(p, &d) == nil && d.Schema != ""
+}
+
 // A documentReader fills the fields by their keys.
 type documentReader struct {
 	fields  map[string]metaField

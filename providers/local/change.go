@@ -30,7 +30,7 @@ func (p *Provider) Delete(ctx context.Context, e providers.Entry) error {
 	}
 	alone, err := p.alone(d, e.ID)
 	if err == nil && alone {
-		err = d.dropSidecar(p.sidecarName(e.ID))
+		err = p.dropSidecar(d, e.ID)
 	}
 	if err != nil {
 		return fmt.Errorf("delete metadata of image: %w", explain(err))

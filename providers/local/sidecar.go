@@ -24,13 +24,18 @@ import (
 // that a mount shows under the image's name. So a folder into which somebody has
 // copied both needs nothing else. It belongs to all images of its stem. One that
 // cannot be read hides no image: its reason is that of the metadata alone.
+//
+// A file of that name that does not say of itself that it is such a document is
+// somebody's own. It says nothing about the image, and is never written over, moved
+// or removed.
 const sidecarExt = ".json"
 
 // A sidecar is what was found in one; the zero value is none.
 type sidecar struct {
 	providers.Metadata
-	reason string // why it cannot be read
-	sum    string // of what it says
+	reason  string // why it cannot be read
+	foreign bool   // it is a file of somebody's own
+	sum     string // of what it says
 }
 
 // sidecars remembers those of a folder, by their names, each for one state of its
@@ -100,16 +105,25 @@ func (p *Provider) sidecar(d *dir, file string) sidecar {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENAMETOOLONG) {
 			return sidecar{}
 		}
-		return sidecar{reason: openError(err).Error()}
+		return sidecar{foreign: true, reason: openError(err).Error()}
 	}
 	if known, ok := d.folder.sidecars.get(name, st); ok {
 		return known
 	}
 	r := readSidecar{state: st}
-	m, err := d.readSidecar(name)
-	if err != nil {
-		r.reason = err.Error()
+	text, err := d.readSidecar(name)
+	var doc providers.Document
+	if err == nil {
+		r.foreign = !providers.IsDocument(text)
+		doc, err = providers.DecodeDocument(text)
 	} else {
+		r.foreign = true
+	}
+	switch {
+	case err != nil:
+		r.reason = err.Error()
+	case !r.foreign:
+		m := doc.Metadata
 		sum := sha256.Sum256(providers.Document{Metadata: m}.Encode())
 		m.MetaTime = st.mtime()
 		r.Metadata, r.sum = m, hex.EncodeToString(sum[:16])
@@ -121,18 +135,24 @@ func (p *Provider) sidecar(d *dir, file string) sidecar {
 	return r.sidecar
 }
 
-func (d *dir) readSidecar(name string) (providers.Metadata, error) {
+func (d *dir) readSidecar(name string) ([]byte, error) {
 	f, err := d.openRegular(name)
 	if err != nil {
-		return providers.Metadata{}, openError(err)
+		return nil, openError(err)
 	}
 	defer f.Close()
-	p, err := io.ReadAll(io.LimitReader(f, providers.MaxDocument+1))
-	if err != nil {
-		return providers.Metadata{}, err
+	return io.ReadAll(io.LimitReader(f, providers.MaxDocument+1))
+}
+
+// ownSidecar is the sidecar of an image that is to be changed: it fails with Exists
+// where a file of somebody's own has its name.
+func (p *Provider) ownSidecar(d *dir, file string) (sidecar, error) {
+	s := p.sidecar(d, file)
+	if !s.foreign {
+		return s, nil
 	}
-	doc, err := providers.DecodeDocument(p)
-	return doc.Metadata, err
+	err := disk.Errorf(disk.Exists, "keep metadata in %q: a file of that name is there, and is no metadata of an image (key \"schema\")", p.sidecarName(file))
+	return s, disk.Hint(err, "move that file away, or give it the key \"schema\": 1 if it is meant to be metadata")
 }
 
 // sidecarMark parts the version of an image's bytes from that of its metadata.
@@ -176,10 +196,13 @@ func (p *Provider) setMeta(ctx context.Context, e providers.Entry, m providers.M
 	p.change.Lock()
 	defer p.change.Unlock()
 	name := p.sidecarName(e.ID)
-	old := p.sidecar(d, e.ID)
+	old, err := p.ownSidecar(d, e.ID)
+	if err != nil {
+		return e, err
+	}
 	switch {
 	case m.MetaTime.IsZero() && m.Empty():
-		err = d.dropSidecar(name)
+		err = p.dropSidecar(d, e.ID)
 	case old.sum != "" && old.Same(m):
 		if !m.MetaTime.IsZero() {
 			err = d.root.Chtimes(name, time.Time{}, m.MetaTime)
@@ -221,8 +244,12 @@ func (p *Provider) writeSidecar(d *dir, file, name string, m providers.Metadata)
 	return d.sync()
 }
 
-// dropSidecar removes a sidecar, if it is there.
-func (d *dir) dropSidecar(name string) error {
+// dropSidecar removes the sidecar of an image, if it has one.
+func (p *Provider) dropSidecar(d *dir, file string) error {
+	if p.sidecar(d, file).foreign {
+		return nil
+	}
+	name := p.sidecarName(file)
 	d.folder.sidecars.forget(name)
 	err := d.root.Remove(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -250,13 +277,16 @@ func (p *Provider) newSidecar(d *dir, file, name string, m providers.Metadata) (
 		return none, nil
 	}
 	side := p.sidecarName(file)
-	old := p.sidecar(d, file)
+	old, err := p.ownSidecar(d, file)
+	if err != nil {
+		return none, err
+	}
 	if err := p.writeSidecar(d, side, name, m); err != nil {
 		return none, err
 	}
 	return func() error {
 		if old.sum == "" {
-			return d.dropSidecar(side)
+			return p.dropSidecar(d, file)
 		}
 		return p.writeSidecar(d, side, name, old.Metadata)
 	}, nil
@@ -278,8 +308,11 @@ func (p *Provider) moveSidecar(d *dir, from, file, name string) (undo func() err
 	if !alone {
 		return p.newSidecar(d, file, name, s.Metadata)
 	}
+	if _, err := p.ownSidecar(d, file); err != nil {
+		return none, err
+	}
 	if err := d.root.Rename(old, side); err != nil {
 		return none, err
 	}
-	return func() error { return d.root.Rename(side, old) }, nil
+	return func() error { return d.move(side, old) }, nil
 }

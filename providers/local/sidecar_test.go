@@ -20,10 +20,11 @@ func TestSidecarByHand(t *testing.T) {
 	side := filepath.Join(images, "web.json")
 	bare := find(t, p, providers.Images, "web.raw")
 	for _, tt := range []struct{ text, firmware, reason string }{
-		{`{"firmware": "uefi", "vendor": "me"}`, "uefi", ""},
-		{`{"firmware": "bios", "vendor": "me"}`, "bios", ""}, // of the same length, in the same moment
-		{`{"firmware": "b`, "", "byte 15"},
-		{`{"firmware": 1}`, "", `key "firmware": want a text`},
+		{`{"schema": 1, "firmware": "uefi", "vendor": "me"}`, "uefi", ""},
+		{`{"schema": 1, "firmware": "bios", "vendor": "me"}`, "bios", ""}, // of the same length, in the same moment
+		{`{"schema": 1, "firmware": "b`, "", "byte 28"},
+		{`{"schema": 1, "firmware": 1}`, "", `key "firmware": want a text`},
+		{`{"schema": 2, "firmware": "uefi"}`, "", "schema 2"},
 		{strings.Repeat(" ", providers.MaxDocument) + "{}", "", "at most 1048576"},
 	} {
 		time.Sleep(5 * time.Millisecond) // the grain of the kernel's clock
@@ -54,13 +55,72 @@ func TestSidecarByHand(t *testing.T) {
 			t.Errorf("a link to %s: %+v", target, e)
 		}
 	}
-	// Metadata that is set takes the place of whatever is there.
+}
+
+// TestSidecarForeign: what bears the name of a sidecar and is none stays as it is,
+// whatever is done with the image, and takes part in nothing.
+func TestSidecarForeign(t *testing.T) {
 	m := providers.Metadata{Meta: disk.Meta{Firmware: "uefi"}}
-	if e, err := p.SetMeta(t.Context(), find(t, p, providers.Images, "web.raw"), m); err != nil || !e.Same(m) {
-		t.Errorf("set over a link: %+v, %v", e, err)
-	}
-	if info, err := os.Lstat(side); err != nil || !info.Mode().IsRegular() {
-		t.Errorf("the sidecar is %v, %v", info, err)
+	for what, put := range map[string]func(t *testing.T, path string){
+		"another program's": func(t *testing.T, path string) {
+			write(t, filepath.Dir(path), filepath.Base(path), `{"firmware": "bios", "schema": "v2"}`)
+		},
+		"a list":  func(t *testing.T, path string) { write(t, filepath.Dir(path), filepath.Base(path), `[{"schema": 1}]`) },
+		"no json": func(t *testing.T, path string) { write(t, filepath.Dir(path), filepath.Base(path), "// comment\n{}") },
+		"empty":   func(t *testing.T, path string) { write(t, filepath.Dir(path), filepath.Base(path), "") },
+		"a directory": func(t *testing.T, path string) {
+			if err := os.Mkdir(path, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a link": func(t *testing.T, path string) {
+			if err := os.Symlink("/etc/hostname", path); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			p, images, _ := newProvider(t)
+			for _, name := range []string{"web.raw", "db.raw"} {
+				writeImage(t, filepath.Join(images, name), disk.Bytes(make([]byte, 512)))
+			}
+			bare := find(t, p, providers.Images, "web.raw")
+			if _, err := p.SetMeta(t.Context(), find(t, p, providers.Images, "db.raw"), m); err != nil {
+				t.Fatal(err)
+			}
+			side := filepath.Join(images, "web.json")
+			put(t, side)
+			before, err := os.Lstat(side)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e := find(t, p, providers.Images, "web.raw")
+			if e.Version != bare.Version || !e.Metadata.Empty() || e.Reason != "" {
+				t.Errorf("the image is %+v", e)
+			}
+			if _, err := p.SetMeta(t.Context(), e, m); disk.KindOf(err) != disk.Exists {
+				t.Errorf("set: %v", err)
+			}
+			if _, err := p.SetMeta(t.Context(), e, providers.Metadata{}); disk.KindOf(err) != disk.Exists {
+				t.Errorf("remove: %v", err)
+			}
+			if err := p.Delete(t.Context(), e); err != nil {
+				t.Error(err)
+			}
+			if _, err := p.Rename(t.Context(), find(t, p, providers.Images, "db.raw"), "web"); disk.KindOf(err) != disk.Exists {
+				t.Errorf("rename: %v", err)
+			}
+			if e := find(t, p, providers.Images, "db.raw"); !e.Same(m) {
+				t.Errorf("the one that was not renamed has %+v", e.Metadata)
+			}
+			spec := providers.Spec{Name: "web", Format: "raw", Size: 512, Metadata: m}
+			if _, err := p.Begin(t.Context(), spec); disk.KindOf(err) != disk.Exists {
+				t.Errorf("begin: %v", err)
+			}
+			if after, err := os.Lstat(side); err != nil || !os.SameFile(before, after) || after.ModTime() != before.ModTime() {
+				t.Errorf("it is %v now, %v", after, err)
+			}
+		})
 	}
 }
 
@@ -70,7 +130,7 @@ func TestSidecarShared(t *testing.T) {
 	for _, name := range []string{"web.raw", "web.qcow2"} {
 		writeImage(t, filepath.Join(images, name), disk.Bytes(make([]byte, 512)))
 	}
-	if err := os.WriteFile(filepath.Join(images, "web.json"), []byte(`{"firmware": "uefi"}`), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(images, "web.json"), []byte(`{"schema": 1, "firmware": "uefi"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	find := func(id string) providers.Entry {
@@ -110,7 +170,7 @@ func TestSidecarTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeImage(t, filepath.Join(images, "x.raw"), disk.Bytes(make([]byte, 512)))
-	if err := os.WriteFile(filepath.Join(images, "x.json"), []byte(`{"firmware": "uefi"}`), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(images, "x.json"), []byte(`{"schema": 1, "firmware": "uefi"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := u.Commit(t.Context()); disk.KindOf(err) != disk.Exists {

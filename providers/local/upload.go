@@ -84,6 +84,12 @@ func (p *Provider) begin(ctx context.Context, spec providers.Spec) (*upload, err
 		d.close()
 		return nil, err
 	}
+	if !spec.Metadata.Empty() {
+		if _, err := p.ownSidecar(d, file); err != nil {
+			d.close()
+			return nil, err
+		}
+	}
 	t, err := createTemp(d, spec.Job, 0o644)
 	if err != nil {
 		return nil, err

@@ -73,7 +73,7 @@ func TestMetadataOrder(t *testing.T) {
 	a, b := newSite(t, "a"), newSite(t, "b")
 	for _, name := range []string{"after", "before"} {
 		random(t, filepath.Join(a.images, name+".raw"), 256*kib, 72)
-		writeFile(t, filepath.Join(a.images, name+".json"), []byte(`{"firmware": "uefi", "min_disk": 7, "properties": {"p": "`+name+`"}}`))
+		writeFile(t, filepath.Join(a.images, name+".json"), []byte(`{"schema": 1, "firmware": "uefi", "min_disk": 7, "properties": {"p": "`+name+`"}}`))
 	}
 	long := time.Now().Add(-time.Hour)
 	for _, file := range names(t, a.images) {
