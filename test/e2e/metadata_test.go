@@ -109,7 +109,7 @@ func TestTenImages(t *testing.T) {
 	for i := range 10 {
 		name := "image " + string(rune('0'+i))
 		random(t, filepath.Join(a.images, name+".raw"), 512*kib, uint64(80+i))
-		writeFile(t, filepath.Join(a.images, name+".json"), []byte(`{"min_ram": `+string(rune('1'+i%9))+`}`))
+		writeFile(t, filepath.Join(a.images, name+".json"), []byte(`{"schema": 1, "min_ram": `+string(rune('1'+i%9))+`}`))
 	}
 	s := mount(t, config{sites: []site{a, b}})
 	if n := len(names(t, s.images("a"))); n != 50 {
