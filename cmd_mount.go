@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"reflect"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -41,8 +40,8 @@ func mountCommand() *cli.Command {
 			"background and end with a status of mount(8). Instead of DIR they take a configuration\n" +
 			"file, or none, which is the usual one.\n" +
 			"\n" +
-			"SIGTERM and SIGINT end the mount; SIGHUP checks the configuration and looks at all\n" +
-			"providers anew, SIGUSR1 logs a summary.",
+			"SIGTERM and SIGINT end the mount; SIGHUP takes the providers from the\n" +
+			"configuration as it is now, and looks at all of them anew; SIGUSR1 logs a summary.",
 		Flags: mountFlags(append(commonFlags(),
 			&cli.BoolFlag{Name: "daemon", Aliases: []string{"d"}, Usage: "go into the background when the mount is live"},
 			&cli.StringSliceFlag{Name: "o", Usage: "mount `OPTIONS` as mount(8) has them: ro, allow_other, formats=raw:qcow2"},
@@ -270,7 +269,7 @@ func (m *mounting) wait(ctx context.Context, signals <-chan os.Signal, p *pipeli
 				continue
 			}
 			m.notify.reloading()
-			m.checkConfig()
+			m.reload(p)
 			p.Refresh()
 			m.log.Info("refreshed", "providers", p.SiteNames())
 			m.notify.ready(m.status(p))
@@ -286,21 +285,6 @@ func (m *mounting) wait(ctx context.Context, signals <-chan os.Signal, p *pipeli
 			}
 			return nil
 		}
-	}
-}
-
-// checkConfig reads the configuration again. The mount goes on with what it has:
-// providers are opened once, for programs have files of them open.
-func (m *mounting) checkConfig() {
-	if m.Path == "" {
-		return
-	}
-	now, err := loadConfig(m.Path)
-	switch {
-	case err != nil:
-		m.log.Error("the configuration is refused, and the one that was mounted stays", "error", err)
-	case !reflect.DeepEqual(*now, m.file):
-		m.log.Warn("the configuration has changed: unmount and mount again for that", "config", m.Path)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"chromogenic/disk"
 	"chromogenic/formats"
 	"chromogenic/fs"
+	"chromogenic/pipeline"
 )
 
 // config is what a configuration file says. The zero value is an empty file.
@@ -33,6 +34,7 @@ type config struct {
 	ReadOnly, AllowOther, AllowDelete, AllowReplace, AllowMeta, Debug bool
 
 	Providers []providerConfig
+	made      []pipeline.Site // of the providers, once they are needed
 }
 
 // providerConfig is one provider; they stay in the order of the file.

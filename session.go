@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -102,22 +103,36 @@ func (c *config) stateDir(flag string) (string, error) {
 	return defaultStateDir()
 }
 
+// provide makes the providers, but for those that an old configuration has made of the
+// same words.
+func (c *config) provide(mountpoint string, old *config) error {
+	if len(c.Providers) == 0 {
+		return disk.Hint(disk.Errorf(disk.Invalid, "%s names no providers", c.Path), "add some below the key providers")
+	}
+	c.made = nil
+	for _, p := range c.Providers {
+		same := func(q providerConfig) bool { return reflect.DeepEqual(p, q) }
+		if i := slices.IndexFunc(old.Providers, same); i >= 0 && i < len(old.made) {
+			c.made = append(c.made, old.made[i])
+			continue
+		}
+		provider, err := newProvider(p, mountpoint)
+		if err != nil {
+			return err
+		}
+		c.made = append(c.made, pipeline.Site{Provider: provider, Clean: p.Clean, Snapshot: p.Snapshot})
+	}
+	return nil
+}
+
 // open makes the pipeline of a configuration. mountpoint is where it is going to
 // be mounted, empty if it is not.
 func (c *config) open(stateDir, mountpoint string, log *slog.Logger) (*pipeline.Pipeline, error) {
-	if len(c.Providers) == 0 {
-		return nil, disk.Hint(disk.Errorf(disk.Invalid, "%s names no providers", c.Path), "add some below the key providers")
-	}
-	var sites []pipeline.Site
-	for _, p := range c.Providers {
-		provider, err := newProvider(p, mountpoint)
-		if err != nil {
-			return nil, err
-		}
-		sites = append(sites, pipeline.Site{Provider: provider, Clean: p.Clean, Snapshot: p.Snapshot})
+	if err := c.provide(mountpoint, &config{}); err != nil {
+		return nil, err
 	}
 	return pipeline.New(pipeline.Options{
-		Sites:      sites,
+		Sites:      c.made,
 		StateDir:   stateDir,
 		SpoolLimit: c.SpoolLimit,
 		CacheSize:  c.CacheSize,

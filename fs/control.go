@@ -172,7 +172,7 @@ func (t *tree) status() []byte {
 		Unfinished []unfinished `json:"unfinished"`
 		Jobs       []runningJob `json:"jobs"`
 	}{t.o.Version, t.mounted.UTC(), t.o.ReadOnly, t.formats, t.p.SiteNames(), []unfinished{}, t.running()}
-	for _, f := range t.folders {
+	for _, f := range t.allFolders() {
 		f.mu.Lock()
 		for _, g := range f.files {
 			if !g.public() || g.is(writing) {

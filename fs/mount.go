@@ -242,7 +242,7 @@ func (s *Server) shut() {
 	case <-done:
 	case <-time.After(endTime):
 	}
-	for _, f := range s.tree.folders {
+	for _, f := range s.tree.allFolders() {
 		f.mu.Lock()
 		files := f.files
 		f.files = map[string]*staged{}

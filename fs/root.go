@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,7 +31,9 @@ type tree struct {
 
 	unfinished atomic.Uint64  // counts the files that programs have begun to write
 	jobs       sync.WaitGroup // work that outlives its request
-	folders    []*folder      // those that take images
+
+	foldersMu sync.Mutex
+	folders   []*folder // those that take images, from when they were looked at first
 
 	indexMu sync.Mutex
 	indexes map[string]indexed // by site and kind
@@ -46,24 +49,31 @@ func newTree(ctx context.Context, o Options) *tree {
 		log = slog.New(slog.DiscardHandler)
 	}
 	t.journal = &journal{log: log}
-	for _, site := range t.p.SiteNames() {
-		for _, v := range views() {
-			if v.images() && v.reason == "" {
-				t.folders = append(t.folders, &folder{t: t, site: site, view: v, files: map[string]*staged{}, dirs: map[string]bool{}})
-			}
-		}
-	}
 	return t
 }
 
-// folder is the one of a site in a view that takes images.
-func (t *tree) folder(site, view string) *folder {
+// folder is the one of a site in a view; nil for a view that takes no images.
+func (t *tree) folder(site string, v view) *folder {
+	if !v.images() {
+		return nil
+	}
+	t.foldersMu.Lock()
+	defer t.foldersMu.Unlock()
 	for _, f := range t.folders {
-		if f.site == site && f.view.name == view {
+		if f.site == site && f.view.name == v.name {
 			return f
 		}
 	}
-	return nil
+	f := &folder{t: t, site: site, view: v, files: map[string]*staged{}, dirs: map[string]bool{}}
+	t.folders = append(t.folders, f)
+	return f
+}
+
+// allFolders are those of all sites that somebody has looked at.
+func (t *tree) allFolders() []*folder {
+	t.foldersMu.Lock()
+	defer t.foldersMu.Unlock()
+	return slices.Clone(t.folders)
 }
 
 // attrTime is how long the kernel may keep a name or the attributes of a node:

@@ -296,7 +296,7 @@ func (t *tree) spoil(by process, cause error) {
 	if by == (process{}) {
 		return
 	}
-	for _, f := range t.folders {
+	for _, f := range t.allFolders() {
 		f.mu.Lock()
 		for _, g := range f.files {
 			if g.owner == by {

@@ -22,7 +22,7 @@ import (
 
 // staged is what is being written into b under a key, or nil.
 func (m *testMount) staged(key string) *staged {
-	g, _ := m.tree.folder("b", "images").hidden(key)
+	g, _ := m.tree.folder("b", views()[0]).hidden(key)
 	return g
 }
 
@@ -89,7 +89,7 @@ func TestPublishWhileWritten(t *testing.T) {
 func TestEndedSpool(t *testing.T) {
 	m, content := withWeb(t)
 	row, _ := formats.ByName("raw")
-	folder := m.tree.folder("b", "images")
+	folder := m.tree.folder("b", views()[0])
 	g := newStaged(folder, "x.raw", "b/images/x.raw", process{})
 	g.name, g.format = "x", &row
 	if err := folder.add(g); err != nil {
@@ -309,7 +309,7 @@ func TestDropOfBusySpool(t *testing.T) {
 			}, func(o *pipeline.Options) {
 				o.Sites[0].Provider = gated{o.Sites[0].Provider.(*local.Provider), gate}
 			})
-			f := m.tree.folder("b", "images")
+			f := m.tree.folder("b", views()[0])
 			g := newStaged(f, ".x", "b/images/.x", process{})
 			if err := f.add(g); err != nil {
 				t.Fatal(err)

@@ -143,8 +143,10 @@ func (p *Pipeline) hopeless(ctx context.Context, rec *jobs.Record, older time.Du
 		return disk.Errorf(disk.Cancelled, "nobody has resumed it for %v", age.Round(time.Second))
 	}
 	var r request
-	if json.Unmarshal(rec.Resume, &r) == nil && r.Image != nil && p.sites[r.Image.Site] == nil {
-		return nil // another configuration knows more of it
+	if json.Unmarshal(rec.Resume, &r) == nil && r.Image != nil {
+		if _, ok := p.Provider(r.Image.Site); !ok {
+			return nil // another configuration knows more of it
+		}
 	}
 	_, closeSource, err := p.respec(ctx, rec)
 	if err == nil {
@@ -215,8 +217,9 @@ func (p *Pipeline) spareSpools(now time.Time) ([]junk, error) {
 func (p *Pipeline) temporaries(ctx context.Context) ([]junk, error) {
 	var errs []error
 	var found []junk
-	for _, name := range p.names {
-		taker, ok := p.sites[name].provider.(providers.Snapshotter)
+	now := p.sites.Load()
+	for _, name := range now.names {
+		taker, ok := now.byName[name].provider.(providers.Snapshotter)
 		if !ok {
 			continue
 		}

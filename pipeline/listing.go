@@ -33,6 +33,7 @@ type Listing struct {
 
 // A site is a provider with its policies and its listings.
 type site struct {
+	made     Site // of what
 	provider providers.Provider
 	clean    string
 	snapshot string
@@ -57,7 +58,7 @@ func newList() *list {
 
 func newSite(o Site) *site {
 	s := &site{
-		provider: o.Provider, clean: cmp.Or(o.Clean, "auto"), snapshot: o.Snapshot,
+		made: o, provider: o.Provider, clean: cmp.Or(o.Clean, "auto"), snapshot: o.Snapshot,
 		lists: map[providers.Kind]*list{providers.Images: newList(), providers.Instances: newList()},
 	}
 	if pr, ok := o.Provider.(providers.Prober); ok {
@@ -71,15 +72,6 @@ func newSite(o Site) *site {
 		}
 	}
 	return s
-}
-
-// site finds a site by name.
-func (p *Pipeline) site(name string) (*site, error) {
-	s, ok := p.sites[name]
-	if !ok {
-		return nil, disk.Errorf(disk.NotFound, "find provider %q: there is none of that name", name)
-	}
-	return s, nil
 }
 
 // List gives the listing of a site, from memory where it is fresh. Entries of a
@@ -186,8 +178,8 @@ func hidden(err error) bool {
 // Forget forgets the listings of a site, after a change of our own; the next
 // List asks the provider.
 func (p *Pipeline) Forget(name string) {
-	s, ok := p.sites[name]
-	if !ok {
+	s, err := p.site(name)
+	if err != nil {
 		return
 	}
 	for _, l := range s.lists {
@@ -198,7 +190,7 @@ func (p *Pipeline) Forget(name string) {
 // Refresh forgets the listings of all sites, at the owner's word: a folder that
 // has taken the place of another is accepted (providers.Pinner).
 func (p *Pipeline) Refresh() {
-	for name, s := range p.sites {
+	for name, s := range p.sites.Load().byName {
 		if pin, ok := s.provider.(providers.Pinner); ok {
 			pin.Reset()
 		}
@@ -233,21 +225,3 @@ func (p *Pipeline) restorePins(s *site) {
 }
 
 func pinKey(s *site, kind providers.Kind) string { return s.provider.Name() + "\x00" + string(kind) }
-
-// SnapshotPolicy is the policy of a site: never empty.
-func (p *Pipeline) SnapshotPolicy(name string) string {
-	if s, ok := p.sites[name]; ok {
-		return s.snapshot
-	}
-	return "never"
-}
-
-// Provider gives the provider of a site, for the roles that callers assert for
-// (providers.Deleter, Renamer, Timer); false when there is none of that name.
-func (p *Pipeline) Provider(name string) (providers.Provider, bool) {
-	s, ok := p.sites[name]
-	if !ok {
-		return nil, false
-	}
-	return s.provider, true
-}

@@ -38,7 +38,7 @@ func newMetrics(p *Pipeline) *metrics {
 	m.sent = counter("sent_bytes_total", "Bytes, without holes, that were sent to a provider.", "provider")
 	m.copies = counter("copies_total", "Copies into a provider that have ended or were interrupted, by their state then.", "provider", "state")
 	m.errors = counter("errors_total", "Failures of a provider's images, when they are opened, read or sent, by kind.", "provider", "kind")
-	for _, name := range p.names {
+	for _, name := range p.SiteNames() {
 		m.read.WithLabelValues(name)
 		m.sent.WithLabelValues(name)
 	}
@@ -73,7 +73,10 @@ func (p *Pipeline) Metrics(w io.Writer) error {
 
 // known tells whether site is a provider of the configuration, and so may be a
 // label; others are names that somebody has made up.
-func (m *metrics) known(site string) bool { return m.p.sites[site] != nil }
+func (m *metrics) known(site string) bool {
+	_, ok := m.p.Provider(site)
+	return ok
+}
 
 // failed counts an error of a provider.
 func (m *metrics) failed(site string, err error) {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -41,8 +42,7 @@ type Site struct {
 type Pipeline struct {
 	log   *slog.Logger
 	state *state
-	sites map[string]*site
-	names []string // of the sites, in the order of the configuration
+	sites atomic.Pointer[sites] // never nil
 	cache *disk.Cache
 	known *otter.Cache[string, *facts]
 	jobs  *jobs.Jobs
@@ -68,7 +68,6 @@ type Pipeline struct {
 func New(o Options) (*Pipeline, error) {
 	p := &Pipeline{
 		log:   cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
-		sites: map[string]*site{},
 		cache: disk.NewCache(disk.CacheOptions{Budget: cmp.Or(o.CacheSize, DefaultCacheSize)}),
 		limit: o.SpoolLimit,
 		cores: map[string]*core{}, spools: map[*os.File]int64{},
@@ -82,22 +81,15 @@ func New(o Options) (*Pipeline, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make cache of facts: %w", err)
 	}
-	for _, s := range o.Sites {
-		name := s.Provider.Name()
-		if p.sites[name] != nil {
-			return nil, disk.Errorf(disk.Invalid, "configure provider %q: there are two of that name", name)
-		}
-		p.sites[name] = newSite(s)
-		p.names = append(p.names, name)
-	}
 	if p.state, err = openState(o.StateDir); err != nil {
 		return nil, err
 	}
-	if err := p.openJobs(); err != nil {
-		return nil, errors.Join(err, p.state.close())
+	err = p.openJobs()
+	if err == nil {
+		err = p.Configure(o.Sites)
 	}
-	for _, s := range p.sites {
-		p.restorePins(s)
+	if err != nil {
+		return nil, errors.Join(err, p.state.close())
 	}
 	p.restoreHeld()
 	p.metrics = newMetrics(p)
@@ -125,9 +117,6 @@ func (p *Pipeline) Durable() bool { return p.state.db != nil }
 
 // Jobs are the copies that run, and the records of earlier ones.
 func (p *Pipeline) Jobs() *jobs.Jobs { return p.jobs }
-
-// SiteNames are the names of the providers in the order of the configuration.
-func (p *Pipeline) SiteNames() []string { return p.names }
 
 // endTime is how long Close waits for the work of Start to be suspended.
 const endTime = 10 * time.Second
