@@ -178,14 +178,19 @@ func (g *staged) run(ctx context.Context, name string, f formats.Format, path st
 // copy hands the content to the pipeline: as the view that all of it equals,
 // where there is one, or as bytes in the format that the extension states.
 func (g *staged) copy(ctx context.Context, spec pipeline.CopySpec, f formats.Format, path string) (*jobs.Record, error) {
+	spec.Scratch = g.spool.Scratch()
+	origin := "what was written to " + path
 	if v, ok := g.spool.Source(); ok {
 		defer v.Close()
 		if v.Ref.Format == f.Name {
 			spec.From = v
 		}
+		if g.spool.Expected(v) {
+			spec.Origin = origin // only its bytes are those of the image that is there
+		}
 	}
 	if spec.From == nil {
-		spec.Image, spec.Format, spec.Origin = g.spool.Image(), f.Name, "what was written to "+path
+		spec.Image, spec.Format, spec.Origin = g.spool.Image(), f.Name, origin
 	}
 	return g.folder.t.p.Copy(ctx, spec)
 }

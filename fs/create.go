@@ -65,7 +65,7 @@ func (k *kindNode) create(ctx context.Context, name string, flags uint32) (*stag
 	by := callerProcess(ctx)
 	if strings.HasPrefix(name, ".") {
 		g := newStaged(k.folder, name, join(k.path, name), by)
-		return g, k.folder.add(g)
+		return g, k.begin(ctx, g, name)
 	}
 	stem, f, err := target(name)
 	if err != nil {
@@ -80,9 +80,9 @@ func (k *kindNode) create(ctx context.Context, name string, flags uint32) (*stag
 		return nil, disk.Errorf(disk.Exists, "create %q: the image exists", name)
 	}
 	trueName := Decode(stem)
-	g := newStaged(k.folder, publicKey(trueName, f), join(k.path, name), by)
+	g := newStaged(k.folder, writerKey(publicKey(trueName, f), by), join(k.path, name), by)
 	g.name, g.format = trueName, &f
-	return g, k.folder.add(g)
+	return g, k.begin(ctx, g, name)
 }
 
 // key is that of the file in the folder of what is being written.
@@ -113,21 +113,21 @@ func (f *imageFile) reserve(ctx context.Context, truncate bool) error {
 		return disk.Errorf(disk.Policy, "this file can only be read")
 	}
 	by := callerProcess(ctx)
-	g := newStaged(k.folder, f.key(), f.path, by)
+	g := newStaged(k.folder, writerKey(f.key(), by), f.path, by)
 	g.name, g.format = trueName(f.ref.Entry), &row
 	if !truncate {
 		g.image = &f.ref.Entry
 	}
-	if old := k.folder.unfinished(g.key, by); old != nil {
+	if old := k.folder.unfinished(f.key(), by); old != nil {
 		return nil // opened a second time by its writer
 	}
-	if by.isQemu() && !k.t.o.AllowReplace && !k.folder.publishedBy(g.key, by) {
+	if by.isQemu() && !k.t.o.AllowReplace && !k.folder.publishedBy(f.key(), by) {
 		// The errors of its last close are not qemu's to see, so what that
 		// would say of another disk is said now.
 		err := disk.Errorf(disk.Exists, "write image %q: it exists, and qemu does not notice when a close fails", g.name)
 		return disk.Hint(err, "write it under another name; cp and rsync find out whether the disk is the same")
 	}
-	if err := k.folder.add(g); err != nil {
+	if err := k.begin(ctx, g, ""); err != nil {
 		return err
 	}
 	if truncate {
@@ -150,7 +150,7 @@ func (f *imageFile) reserve(ctx context.Context, truncate bool) error {
 func (f *folder) publishedBy(key string, by process) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	g := f.files[key]
+	g := f.files[writerKey(key, by)]
 	if g == nil {
 		return false
 	}

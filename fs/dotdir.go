@@ -58,7 +58,7 @@ func (d *dotDir) Create(ctx context.Context, name string, flags, _ uint32, out *
 	err := d.kind.writable()
 	g := newStaged(d.kind.folder, d.key(name), join(d.path, name), callerProcess(ctx))
 	if err == nil {
-		err = d.kind.folder.add(g)
+		err = d.kind.begin(ctx, g, name)
 	}
 	if err != nil {
 		return nil, nil, 0, d.fail("create", name, err)

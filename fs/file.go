@@ -214,7 +214,8 @@ func (r *reader) Release(context.Context) syscall.Errno {
 // maxBind is the most that one COPY_FILE_RANGE takes: its answer has 32 bits.
 const maxBind = 1 << 30
 
-// maxBindMoved is the same where the offsets differ, so that bytes are read.
+// maxBindMoved is the same where bytes are read: the offsets differ, or there is an
+// image of the name to compare with.
 const maxBindMoved = 16 << 20
 
 // CopyFileRange binds a part of a file that is being written to this one. No
@@ -233,6 +234,9 @@ func (f *imageFile) CopyFileRange(ctx context.Context, from gofuse.FileHandle, f
 		return 0, 0
 	}
 	n = min(n, size-fromOff, maxBind)
+	if w.g.spool.Strict() {
+		n = min(n, maxBindMoved)
+	}
 	if fromOff != toOff {
 		n = min(n, maxBindMoved)
 		if r.refuse != nil {

@@ -218,9 +218,9 @@ func (f *jsonFile) reserve(ctx context.Context, truncate bool) error {
 		return err
 	}
 	row, by := jsonFormat(), callerProcess(ctx)
-	g := newStaged(k.folder, f.key(), f.path, by)
+	g := newStaged(k.folder, writerKey(f.key(), by), f.path, by)
 	g.name, g.format = f.name, &row
-	if k.folder.unfinished(g.key, by) != nil {
+	if k.folder.unfinished(f.key(), by) != nil {
 		return nil // opened a second time by its writer
 	}
 	if err := k.folder.add(g); err != nil || truncate {

@@ -22,10 +22,10 @@ import (
 // A folder holds what is being written into one view of a site.
 //
 // Keys of files: a dot-name, a dot-directory's name and a name in it with a
-// slash between them, or publicKey. Dot-names are files like any other, seen by
+// slash between them, or writerKey. Dot-names are files like any other, seen by
 // all. A file under a public name is seen by the process that writes it and by
-// nobody else, so an unfinished image never appears under its final name; there
-// is at most one for each, and whoever wants to write a second one is told EBUSY.
+// nobody else, so an unfinished image never appears under its final name. Each
+// process that writes it has one of its own, and the first commit makes the image.
 type folder struct {
 	t    *tree
 	site string
@@ -39,11 +39,16 @@ type folder struct {
 // publicKey is the key of a public name, the same for all its spellings.
 func publicKey(name string, f formats.Format) string { return Encode(name) + "." + f.Name }
 
+// writerKey is that of the file which a process writes under a public name.
+func writerKey(key string, by process) string {
+	return key + "\x00" + strconv.Itoa(by.pid) + " " + by.start
+}
+
 // unfinished is the file that the process is writing under a public name.
 func (f *folder) unfinished(key string, by process) *staged {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if g := f.files[key]; g != nil && g.owner == by && g.is(writing) {
+	if g := f.files[writerKey(key, by)]; g != nil && g.is(writing) {
 		return g
 	}
 	return nil
@@ -83,8 +88,8 @@ func (f *folder) list(dir, path string) []fuse.DirEntry {
 // claimTime is how long a file that was reserved waits for its first open.
 const claimTime = 2 * time.Second
 
-// add makes a file. Of a public name it refuses a second one while the first is
-// being written; the process that published an image a moment ago may replace it.
+// add makes a file. Of a public name it refuses a process a second one while the
+// first is being written; one that published an image a moment ago may replace it.
 func (f *folder) add(g *staged) error {
 	spool, err := f.t.p.NewSpool(f.t.ctx)
 	if err != nil {

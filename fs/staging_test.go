@@ -20,10 +20,17 @@ import (
 	"chromogenic/providers/local"
 )
 
-// staged is what is being written into b under a key, or nil.
-func (m *testMount) staged(key string) *staged {
-	g, _ := m.tree.folder("b", views()[0]).hidden(key)
-	return g
+// staged is what is being written into b under a name, or nil.
+func (m *testMount) staged(name string) *staged {
+	f := m.tree.folder("b", views()[0])
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for key, g := range f.files {
+		if public, _, _ := strings.Cut(key, "\x00"); public == name {
+			return g
+		}
+	}
+	return nil
 }
 
 // unpublished makes a file of b that is closed and stays open: one descriptor of
@@ -252,7 +259,7 @@ func TestPublishedBy(t *testing.T) {
 		"failed":     {failed, 0, me, false},
 	} {
 		g := &staged{owner: me, qemu: true, state: c.state, closed: time.Now().Add(-c.ago)}
-		f := &folder{files: map[string]*staged{"x.raw": g}}
+		f := &folder{files: map[string]*staged{writerKey("x.raw", me): g}}
 		if got := f.publishedBy("x.raw", c.by); got != c.want {
 			t.Errorf("%s: %v", name, got)
 		}

@@ -40,6 +40,9 @@ var (
 // open makes a handle. What is not DIRECT_IO would fill the kernel's page cache
 // with bytes that may never be an image.
 func (g *staged) open(flags uint32) *writer {
+	if flags&syscall.O_ACCMODE == syscall.O_RDWR {
+		g.spool.Relax() // who can read what he writes may write it twice
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.opens++

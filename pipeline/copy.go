@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -15,7 +16,7 @@ type CopySpec struct {
 	From   *View      // an image or instance of a site, in the format the user named; it stays the caller's
 	Image  disk.Image // bytes from outside any site, which stay the caller's
 	Format string     // with Image: what the user says the bytes are ("raw", "qcow2"…), from the extension
-	Origin string     // with Image: where the bytes come from, for people: a path
+	Origin string     // where the bytes come from, for people: a path; with From, if that is not where it is
 	File   string     // with Image: the absolute path of the plain file that it is, so that a copy which is cut off can go on; empty for others
 
 	Site, Name string           // the destination: always its images
@@ -23,6 +24,7 @@ type CopySpec struct {
 	Clean      string           // overrides the site's policy
 	Replace    bool             // another image of that name goes when this one, verified, takes its place
 	Mtime      time.Time        // kept with the image; zero is now
+	Scratch    int64            // bytes of scratch space that the source has taken
 	Replaces   *providers.Entry // an image that the same writer made a moment ago, unfinished: it goes when the new one, verified, takes its name
 
 	Until    string         // the last stage to take, a name of Stages; the job waits then, to be taken up with Resume. Empty is all
@@ -90,7 +92,26 @@ func (j *job) run(ctx context.Context) error {
 	if err := j.stage(stageLayOut, j.layOut); err != nil {
 		return err
 	}
-	return j.send(ctx)
+	err := j.send(ctx)
+	if disk.KindOf(err) == disk.Exists {
+		return j.late(ctx, err)
+	}
+	return err
+}
+
+// late is the end of a copy whose name another writer has taken meanwhile. If that
+// one has stored the same disk there is nothing left to do.
+func (j *job) late(ctx context.Context, taken error) error {
+	if j.upload != nil {
+		if err := j.upload.Abort(context.WithoutCancel(ctx)); err != nil {
+			return errors.Join(taken, fmt.Errorf("remove what was sent: %w", err))
+		}
+		j.upload = nil
+	}
+	if err := j.stage(stageCompare, func() error { return j.compare(ctx) }); err != nil || j.rec.Unchanged {
+		return err
+	}
+	return taken
 }
 
 // Plan tells what Copy would do and changes nothing.

@@ -75,8 +75,13 @@ func (j *job) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var differs error
 	for i := range taken {
 		same, err := j.same(ctx, taken[i])
+		if disk.KindOf(err) == disk.Exists {
+			differs = err
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("compare with the image of that name: %w", err)
 		}
@@ -91,6 +96,9 @@ func (j *job) compare(ctx context.Context) error {
 		j.spec.Replaces = &taken[0]
 		return nil
 	}
+	if len(taken) == 1 && differs != nil {
+		return differs
+	}
 	if len(taken) > 0 {
 		err := disk.Errorf(disk.Exists, "name %q is taken by another image", j.spec.Name)
 		return disk.Hint(err, "choose another name, or remove the image that is there")
@@ -98,8 +106,13 @@ func (j *job) compare(ctx context.Context) error {
 	return nil
 }
 
+// glance is how much of two disks is compared before their digests are, which take
+// reading all of them: most that differ do so here, in bytes.
+const glance = 1 << 20
+
 // same tells whether an image holds the disks of the source: each of them, from
-// the first on. It reads only where sizes agree and no digest is known.
+// the first on. It reads only where sizes agree and no digest is known. Of disks that
+// differ where it looks first the error tells the place, and is Exists.
 func (j *job) same(ctx context.Context, e providers.Entry) (bool, error) {
 	if e.Reason != "" {
 		return false, nil
@@ -124,7 +137,11 @@ func (j *job) same(ctx context.Context, e providers.Entry) (bool, error) {
 		}
 	}
 	for i := first; i < last; i++ {
-		theirs, err := j.p.GuestDigest(ctx, Ref{Site: j.spec.Site, Entry: e, Disk: i - first})
+		r := Ref{Site: j.spec.Site, Entry: e, Disk: i - first}
+		if err := j.glanceAt(ctx, i, r); err != nil {
+			return false, err
+		}
+		theirs, err := j.p.GuestDigest(ctx, r)
 		if err != nil {
 			return false, err
 		}
@@ -134,6 +151,28 @@ func (j *job) same(ctx context.Context, e providers.Entry) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// glanceAt compares the beginnings of disk i of the source and of a disk that is
+// there, unless both digests are known.
+func (j *job) glanceAt(ctx context.Context, i int, r Ref) error {
+	if v := j.spec.From; v != nil && !v.Ref.Entry.Live() && j.p.KnownDigest(r) != "" {
+		ours := v.Ref
+		if ours.Disk = i; j.p.KnownDigest(ours) != "" {
+			return nil
+		}
+	}
+	r.Format = formatRaw
+	theirs, err := j.p.View(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	at, err := firstDifference(j.src.disk(i), theirs, min(glance, padded(theirs.Size())))
+	if err != nil || at < 0 {
+		return err
+	}
+	return errDiffers(j.spec.Name, at)
 }
 
 // digestOf is the digest of one disk of the source.

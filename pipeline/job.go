@@ -42,9 +42,9 @@ type job struct {
 func (p *Pipeline) newJob(spec CopySpec) *job {
 	rec := &jobs.Record{
 		Schema: jobs.Schema, ID: jobs.NewID(), State: jobs.Running, Started: time.Now(), Until: spec.Until,
-		Source: spec.Origin, Destination: fmt.Sprintf("%s:images/%s", spec.Site, spec.Name),
+		Source: spec.Origin, Destination: fmt.Sprintf("%s:images/%s", spec.Site, spec.Name), Scratch: spec.Scratch,
 	}
-	if v := spec.From; v != nil {
+	if v := spec.From; v != nil && spec.Origin == "" {
 		rec.Source = fmt.Sprintf("%s:%s/%s.%s", v.Ref.Site, v.Ref.Entry.Kind, v.Ref.Entry.Name, v.Ref.Format)
 	}
 	return &job{p: p, spec: spec, rec: rec}

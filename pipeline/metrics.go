@@ -22,6 +22,7 @@ type metrics struct {
 	sent     *prometheus.CounterVec // by provider
 	copies   *prometheus.CounterVec // by provider and state
 	errors   *prometheus.CounterVec // by provider and kind
+	spooled  prometheus.Counter
 }
 
 func newMetrics(p *Pipeline) *metrics {
@@ -38,6 +39,10 @@ func newMetrics(p *Pipeline) *metrics {
 	m.sent = counter("sent_bytes_total", "Bytes, without holes, that were sent to a provider.", "provider")
 	m.copies = counter("copies_total", "Copies into a provider that have ended or were interrupted, by their state then.", "provider", "state")
 	m.errors = counter("errors_total", "Failures of a provider's images, when they are opened, read or sent, by kind.", "provider", "kind")
+	m.spooled = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "chromogenic_spooled_bytes_total", Help: "Bytes written into the mount that had to be stored in scratch space.",
+	})
+	m.registry.MustRegister(m.spooled)
 	for _, name := range p.SiteNames() {
 		m.read.WithLabelValues(name)
 		m.sent.WithLabelValues(name)

@@ -14,7 +14,7 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 	cands := s.cands
 	fresh := len(cands) == 0
 	if fresh {
-		cands = s.p.recent()
+		cands = s.candidates()
 	}
 	buf := make([]byte, len(p))
 	var keep, out []*core
@@ -88,31 +88,53 @@ func (s *Spool) fetch(p []byte, off int64) error {
 }
 
 // Bind takes n bytes of v at offset from as the spool's at offset to: what
-// copy_file_range(2) does. Where from equals to nothing is read.
+// copy_file_range(2) does. Where from equals to nothing is read, unless the spool
+// is strict and it is not known that v is what it expects.
 func (s *Spool) Bind(v *View, from, to, n int64) error {
 	if from < 0 || to < 0 || n < 0 || n > v.Size()-from {
 		return disk.Errorf(disk.Invalid, "bind %d bytes at offset %d: the image has %d", n, from, v.Size())
 	}
-	s.mu.Lock()
-	if !s.plain && from == to && s.narrow(v.core) {
-		s.same.add(to, to+n)
-		s.grow(to + n)
-		s.mu.Unlock()
+	if s.note(v, from, to, n) {
 		return nil
 	}
-	s.mu.Unlock()
 	buf := make([]byte, min(n, 1<<20))
 	for n > 0 {
-		k := min(n, int64(len(buf)))
-		if err := disk.ReadFull(v, buf[:k], from); err != nil {
-			return err
-		}
-		if _, err := s.WriteAt(buf[:k], to); err != nil {
-			return err
+		k := s.holes(v, from, to, n)
+		if k == 0 {
+			k = min(n, int64(len(buf)))
+			if err := disk.ReadFull(v, buf[:k], from); err != nil {
+				return err
+			}
+			if _, err := s.WriteAt(buf[:k], to); err != nil {
+				return err
+			}
 		}
 		from, to, n = from+k, to+k, n-k
 	}
 	return nil
+}
+
+// note is Bind where nothing need be read; false where it must be.
+func (s *Spool) note(v *View, from, to, n int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := v.core
+	switch {
+	case s.plain || from != to:
+		return false
+	case s.strict && c.Ref.Entry.Live():
+		s.strict = false // to compare it would be to capture it
+	case s.strict && c != s.expect && !s.equalDisk(v):
+		return false
+	case s.strict:
+		c = s.expect
+	}
+	if !s.narrow(c) {
+		return false
+	}
+	s.same.add(to, to+n)
+	s.grow(to + n)
+	return true
 }
 
 // narrow makes c the only candidate, if all that was written may be its.

@@ -83,7 +83,6 @@ func (j *job) keepRequest() {
 	case spooled && spool.keepAs(j.rec.ID):
 		r.Spool, r.Boot = j.rec.ID, bootID()
 		j.rec.Made = append(j.rec.Made, jobs.Made{What: madeSpool, Token: []byte(r.Spool)})
-		j.rec.Scratch = spool.Allocated()
 	default:
 		return
 	}
@@ -111,7 +110,7 @@ func (j *job) takeUp() {
 		return
 	}
 	j.rec.ID, j.rec.Key, j.rec.Made, j.rec.Resume = old.ID, old.Key, old.Made, old.Resume
-	j.rec.Started, j.rec.Stages, j.rec.Scratch = old.Started, old.Stages, old.Scratch
+	j.rec.Started, j.rec.Stages, j.rec.Scratch = old.Started, old.Stages, max(old.Scratch, j.rec.Scratch)
 }
 
 // Resume takes up a job that was interrupted, or has failed. A source that has

@@ -35,11 +35,15 @@ type Spool struct {
 	cands []*core // whose bytes equal all that was written; each is a use
 	same  ranges
 
+	expect *core // the image that has the name already, a use; nil if there is none
+	strict bool  // what differs from it is refused: see Expect
+
 	broken error // why the source of what was recognised could not be read on
 
 	closed bool
 	file   *os.File // nil while nothing is stored
 	path   string   // of the file, in the spool folder
+	most   int64    // bytes that the file took before it was made smaller
 	left   bool     // the file stays, for a job that goes on later
 }
 
@@ -54,6 +58,13 @@ func (s *Spool) Allocated() int64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return held(s.file)
+}
+
+// Scratch is the most scratch space that the spool has ever taken, in bytes.
+func (s *Spool) Scratch() int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return max(s.most, held(s.file))
 }
 
 // held is what a file takes, in bytes; 0 for nil.
@@ -78,6 +89,15 @@ func (s *Spool) WriteAt(p []byte, off int64) (int, error) {
 	defer s.mu.Unlock()
 	if s.closed {
 		return 0, disk.ErrClosed
+	}
+	if s.strict {
+		err := s.compare(p, off)
+		if err == nil {
+			return len(p), nil
+		}
+		if !s.unexpect(err) {
+			return 0, err
+		}
 	}
 	if !s.plain {
 		if s.recognise(p, off) {
@@ -115,6 +135,7 @@ func (s *Spool) store(p []byte, off int64) (int, error) {
 		s.p.mu.Unlock()
 	}
 	n, err := s.file.WriteAt(p, off)
+	s.p.metrics.spooled.Add(float64(n))
 	if err != nil {
 		return n, fmt.Errorf("write spool at offset %d: %w", off, err)
 	}
@@ -213,6 +234,7 @@ func (s *Spool) Truncate(size int64) error {
 	if size < s.size.Load() {
 		s.same.remove(size, s.size.Load())
 		if s.file != nil {
+			s.most = max(s.most, held(s.file))
 			if err := s.file.Truncate(min(size, s.fileSize())); err != nil {
 				return fmt.Errorf("truncate spool: %w", err)
 			}
@@ -258,6 +280,7 @@ func (s *Spool) Discard(off, n int64) error {
 	if s.file == nil {
 		return nil
 	}
+	s.most = max(s.most, held(s.file))
 	const mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
 	if err := unix.Fallocate(int(s.file.Fd()), mode, off, n); err == nil {
 		return nil
@@ -292,6 +315,10 @@ func (s *Spool) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forget()
+	if s.expect != nil {
+		s.p.drop(s.expect)
+		s.expect, s.strict = nil, false
+	}
 	s.size.Store(0)
 	s.closed = true
 	if s.file == nil {

@@ -38,7 +38,9 @@ func (s *Spool) whole() error {
 		if c.Size() <= s.size.Load() {
 			return s.readGaps(c)
 		}
-		short = c
+		if c != s.expect { // which is the source only by accident
+			short = c
+		}
 	}
 	if short == nil || !s.telling(short) {
 		return nil
