@@ -130,9 +130,7 @@ func printJob(w io.Writer, r *jobs.Record) error {
 	line("format", "%s", r.Format)
 	line("bytes", "%s (%d bytes)", size(r.Bytes), r.Bytes)
 	line("virtual size", "%s (%d bytes)", size(r.VirtualSize), r.VirtualSize)
-	if r.Scratch > 0 {
-		line("scratch", "%s (%d bytes)", size(r.Scratch), r.Scratch)
-	}
+	line("scratch", "%s (%d bytes)", size(r.Scratch), r.Scratch)
 	line("started", "%s", r.Started.Format(time.RFC3339))
 	if label := "ended"; !r.Ended.IsZero() {
 		if r.State == jobs.Interrupted {

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -97,29 +98,36 @@ func TestServerKilled(t *testing.T) {
 
 // A jobRecord is what the tests want to know of a job.
 type jobRecord struct {
-	ID    string `json:"id"`
-	State string `json:"state"`
+	ID          string `json:"id"`
+	State       string `json:"state"`
+	Destination string `json:"destination"`
+	Unchanged   bool   `json:"unchanged"`
+	Scratch     int64  `json:"scratch"`
+}
+
+// records are those of all jobs of the server.
+func (s *server) records(t testing.TB) (all []jobRecord) {
+	t.Helper()
+	for _, id := range names(t, s.path(".chromogenic", "jobs")) {
+		p, err := os.ReadFile(s.path(".chromogenic", "jobs", id, "status"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var r jobRecord
+		if err := json.Unmarshal(p, &r); err != nil {
+			t.Fatalf("status of %s: %v\n%s", id, err, p)
+		}
+		all = append(all, r)
+	}
+	return all
 }
 
 // settled waits until no job runs or waits, and gives all of them.
 func (s *server) settled(t testing.TB) []jobRecord {
 	t.Helper()
-	var recs []jobRecord
 	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		recs = nil
-		busy := false
-		for _, id := range names(t, s.path(".chromogenic", "jobs")) {
-			p, err := os.ReadFile(s.path(".chromogenic", "jobs", id, "status"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			var r jobRecord
-			if err := json.Unmarshal(p, &r); err != nil {
-				t.Fatalf("status of %s: %v\n%s", id, err, p)
-			}
-			busy = busy || strings.Contains("queued running interrupted", r.State)
-			recs = append(recs, r)
-		}
+		recs := s.records(t)
+		busy := slices.ContainsFunc(recs, func(r jobRecord) bool { return strings.Contains("queued running interrupted", r.State) })
 		if !busy {
 			return recs
 		}

@@ -24,6 +24,7 @@ type site struct {
 type config struct {
 	sites []site
 	flags []string // of the mount command
+	env   []string // further variables of its environment
 	top   string   // further lines of the file
 	state string   // a state directory to go on with; empty is a fresh one
 	dir   string   // where to mount; empty is a fresh folder
@@ -107,6 +108,7 @@ func (s *server) start(config string) error {
 	}
 	args := append([]string{"mount", "--config", config}, s.flags...)
 	cmd := exec.Command(binary(), append(args, s.dir)...)
+	cmd.Env = append(os.Environ(), s.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	started := make(chan error)
