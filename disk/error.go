@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
+	"slices"
 	"syscall"
 )
 
@@ -72,7 +73,7 @@ func classify(err error) Kind {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return Cancelled
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		return Timeout
 	case errors.Is(err, syscall.ENOSPC):
 		return NoSpace
@@ -84,6 +85,8 @@ func classify(err error) Kind {
 		return TooLarge
 	case errors.Is(err, syscall.ESTALE):
 		return Stale
+	case slices.ContainsFunc(gone, func(e syscall.Errno) bool { return errors.Is(err, e) }):
+		return Unreachable
 	case errors.Is(err, iofs.ErrNotExist):
 		return NotFound
 	case errors.Is(err, iofs.ErrExist):
@@ -92,4 +95,11 @@ func classify(err error) Kind {
 		return Denied
 	}
 	return Other
+}
+
+// gone are what the kernel says of a disk that was there a moment ago: its file
+// system's server has died or lost its own, or it was pulled out.
+var gone = []syscall.Errno{
+	syscall.ENOTCONN, syscall.ECONNABORTED, syscall.ESHUTDOWN, syscall.EHOSTDOWN,
+	syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENODEV,
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // The whence values of lseek(2) that find holes.
@@ -73,11 +74,23 @@ var _ Allocator = (*file)(nil)
 
 func (f *file) Size() int64 { return f.size }
 
+// closeTime is how long Close waits.
+const closeTime = time.Second
+
+// Close does not wait for reads that a disk does not answer: the file is closed
+// behind them.
 func (f *file) Close() error {
 	if f.closed.Swap(true) {
 		return nil
 	}
-	return f.f.Close()
+	done := make(chan error, 1)
+	go func() { done <- f.f.Close() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(closeTime):
+		return nil
+	}
 }
 
 // Allocated is what the filesystem has allocated now, at most the size. A block
@@ -104,9 +117,9 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	case n == len(q):
 		return n, eof
 	case errors.Is(err, io.EOF):
-		return n, f.shrunk(off + int64(n))
+		return n, f.ended(off + int64(n))
 	}
-	return n, f.failed(err)
+	return n, f.failed("read", off+int64(n), err)
 }
 
 func (f *file) Extent(off, n int64) (Extent, error) {
@@ -128,7 +141,7 @@ func (f *file) Extent(off, n int64) (Extent, error) {
 		}
 	}
 	if err != nil {
-		return Extent{}, f.failed(err)
+		return Extent{}, f.failed("find data in", off, err)
 	}
 	if data > off {
 		return Extent{Off: off, Len: min(data-off, n), Zero: true}, nil
@@ -138,7 +151,7 @@ func (f *file) Extent(off, n int64) (Extent, error) {
 		return Extent{}, f.shrunk(off)
 	}
 	if err != nil {
-		return Extent{}, f.failed(err)
+		return Extent{}, f.failed("find hole in", off, err)
 	}
 	// A hole can be dug at off between the two calls; data is the safe answer.
 	if hole <= off {
@@ -158,13 +171,36 @@ func (f *file) Extent(off, n int64) (Extent, error) {
 }
 
 func (f *file) shrunk(size int64) error {
-	return Errorf(Stale, "read %q: file has shrunk from %d to %d bytes", f.f.Name(), f.size, size)
+	return Errorf(Stale, "read %q at offset %d: file has shrunk from %d to %d bytes", f.f.Name(), size, f.size, size)
 }
 
-// failed is err, as ErrClosed where Close is the reason.
-func (f *file) failed(err error) error {
+// ended is why a read has met the end of the file at off, before its size: somebody
+// has cut it, or the disk does not give what is there.
+func (f *file) ended(off int64) error {
+	st, err := f.f.Stat()
+	switch {
+	case err != nil:
+		return f.failed("read", off, err)
+	case f.regular && st.Size() < f.size:
+		return f.shrunk(st.Size())
+	}
+	return Errorf(Malformed, "read %q at offset %d: got no more, and the file has %d bytes: %w", f.f.Name(), off, f.size, io.ErrUnexpectedEOF)
+}
+
+// failed is err with the place that it is of; ErrClosed where Close is the reason.
+func (f *file) failed(verb string, off int64, err error) error {
 	if errors.Is(err, iofs.ErrClosed) {
 		return ErrClosed
+	}
+	var plain *iofs.PathError
+	if errors.As(err, &plain) {
+		err = plain.Err // it names the file too, and no offset
+	}
+	switch err = fmt.Errorf("%s %q at offset %d: %w", verb, f.f.Name(), off, err); {
+	case errors.Is(err, syscall.EIO):
+		return Hint(err, "the disk that holds the file cannot read it: look at the kernel's log (dmesg), and copy the file anew from elsewhere")
+	case KindOf(err) == NotFound: // it is open, so it was there
+		return Errorf(Stale, "%w", err)
 	}
 	return err
 }

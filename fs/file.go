@@ -2,8 +2,6 @@ package fs
 
 import (
 	"context"
-	"errors"
-	"io"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -173,12 +171,12 @@ func (r *reader) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRes
 	if r.refuse != nil {
 		return nil, r.f.fail("read", r.refuse)
 	}
-	n, err := r.v.ReadAt(dest, off)
-	if err != nil && !errors.Is(err, io.EOF) {
+	data, err := r.f.kind.t.read(ctx, r.v, len(dest), off)
+	if err != nil {
 		r.f.kind.t.spoil(callerProcess(ctx), err)
 		return nil, r.f.fail("read", err)
 	}
-	return fuse.ReadResultData(dest[:n]), 0
+	return data, 0
 }
 
 // Lseek finds data and holes.

@@ -119,7 +119,7 @@ func (k *kindNode) find(ctx context.Context, stem string) (*Named, error) {
 // image attaches the node of an image in a format to the directory at. One that
 // cannot be read is not there, and its errno says why.
 func (k *kindNode) image(ctx context.Context, at *dirNode, name string, ref pipeline.Ref, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
-	ctx, cancel := patient(ctx)
+	ctx, cancel := patient(pipeline.Impatient(ctx, lookupStall))
 	defer cancel()
 	st, err := k.t.p.Stat(ctx, ref)
 	if err == nil && ref.Entry.Reason != "" {

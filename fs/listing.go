@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -47,6 +48,13 @@ func (t *tree) index(ctx context.Context, site string, kind providers.Kind, now 
 // time.
 const statsAtOnce = 4
 
+// readdirStall is how long a readdir waits for an image whose disk does not answer,
+// and lookupStall a lookup: with either, the kernel holds a lock of the directory.
+const (
+	readdirStall = 3 * time.Second
+	lookupStall  = 30 * time.Second
+)
+
 // A listedFile is an image in a format, as a directory lists it.
 type listedFile struct {
 	Named
@@ -73,7 +81,7 @@ func (t *tree) rows() []formats.Format {
 // files are what the directory lists: each image that can be read, in each listed
 // format that takes its disk.
 func (k *kindNode) files(ctx context.Context) ([]listedFile, error) {
-	ctx, cancel := patient(ctx)
+	ctx, cancel := patient(pipeline.Impatient(ctx, readdirStall))
 	defer cancel()
 	x, err := k.t.index(ctx, k.site, k.view.kind, true)
 	if err != nil {
@@ -134,7 +142,7 @@ func (k *kindNode) shows(ctx context.Context, ref pipeline.Ref, f formats.Format
 	} else {
 		_, err = k.t.p.Stat(ctx, ref)
 	}
-	if err == nil {
+	if err == nil || errors.Is(err, pipeline.ErrStalled) {
 		return true, nil
 	}
 	switch disk.KindOf(err) {

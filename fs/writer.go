@@ -2,8 +2,6 @@ package fs
 
 import (
 	"context"
-	"errors"
-	"io"
 	"syscall"
 	"time"
 
@@ -122,8 +120,9 @@ func (g *staged) setMtime(ctx context.Context, when time.Time) error {
 	return nil
 }
 
-// change runs one change of the content. After one that fails the file cannot
-// become an image: many a program closes it as if nothing had happened.
+// change runs one change of the content, which may go on when it has returned with
+// an error: see letGo. After one that fails the file cannot become an image: many a
+// program closes it as if nothing had happened.
 func (w *writer) change(ctx context.Context, do func() error) error {
 	if !w.writable {
 		return errReader()
@@ -134,7 +133,7 @@ func (w *writer) change(ctx context.Context, do func() error) error {
 	if err := g.cut(); err != nil {
 		return err
 	}
-	err := do()
+	err := g.folder.t.letGo(ctx, do)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if tid := callerThread(ctx); tid != g.thread {
@@ -163,19 +162,20 @@ func errReader() error {
 }
 
 // Read reads what was written.
-func (w *writer) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	n, err := w.g.spool.ReadAt(dest, off)
-	if err != nil && !errors.Is(err, io.EOF) {
+func (w *writer) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	r, err := w.g.folder.t.read(ctx, w.g.spool, len(dest), off)
+	if err != nil {
 		return nil, w.g.fail("read", err)
 	}
-	return fuse.ReadResultData(dest[:n]), 0
+	return r, 0
 }
 
 // Write spools.
 func (w *writer) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
-	n := 0
+	p, n := buffer(len(data)), 0
+	copy(*p, data)
 	err := w.change(ctx, func() (err error) {
-		if n, err = w.g.spool.WriteAt(data, off); err != nil {
+		if n, err = w.g.spool.WriteAt(*p, off); err != nil {
 			return err
 		}
 		return w.g.roomLeft(ctx, n)
@@ -183,6 +183,7 @@ func (w *writer) Write(ctx context.Context, data []byte, off int64) (uint32, sys
 	if err != nil {
 		return 0, w.g.fail("write", err)
 	}
+	buffers.Put(p)
 	return uint32(n), 0
 }
 
@@ -221,10 +222,10 @@ func (w *writer) Allocate(ctx context.Context, off, n uint64, mode uint32) sysca
 }
 
 // Fsync makes the spool durable. It publishes nothing.
-func (w *writer) Fsync(context.Context, uint32) syscall.Errno {
+func (w *writer) Fsync(ctx context.Context, _ uint32) syscall.Errno {
 	err := w.g.cut()
 	if err == nil {
-		err = w.g.spool.Sync()
+		err = w.g.folder.t.letGo(ctx, w.g.spool.Sync)
 	}
 	if err != nil {
 		return w.g.fail("fsync", err)

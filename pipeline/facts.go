@@ -67,42 +67,37 @@ func imageKey(site string, e providers.Entry) string {
 // facts gives what is known of an image, and looks into it where nothing is. An
 // image that cannot be read for good is an error here too, remembered.
 func (p *Pipeline) facts(ctx context.Context, site string, e providers.Entry) (*facts, error) {
-	key, load := imageKey(site, e), factsLoader{p, site, e}
-	f, err := p.known.Get(ctx, key, load)
-	if err == nil && f.fluid && time.Since(f.learned) > fluidTime {
-		p.known.Invalidate(key)
-		f, err = p.known.Get(ctx, key, load)
+	key := imageKey(site, e)
+	if f, ok := p.known.GetIfPresent(key); ok && !(f.fluid && time.Since(f.learned) > fluidTime) {
+		return f, f.err
 	}
-	if err != nil {
+	l := p.look(key, site, e)
+	if err := l.wait(ctx); err != nil {
 		return nil, err
 	}
-	return f, f.err
+	if l.err != nil {
+		return nil, l.err
+	}
+	return l.facts, l.facts.err
 }
 
-// factsLoader loads one image's facts into the cache, once for all who wait.
-type factsLoader struct {
-	p    *Pipeline
-	site string
-	e    providers.Entry
-}
-
-func (l factsLoader) Load(ctx context.Context, key string) (*facts, error) {
-	if p := l.p.state.get(bucketFacts, key); p != nil {
-		if f, err := decodeFacts(p); err == nil {
+// lookInto finds the facts of an image: in the state, or in the image itself.
+func (p *Pipeline) lookInto(key, site string, e providers.Entry, l *look) (*facts, error) {
+	if enc := p.state.get(bucketFacts, key); enc != nil {
+		if f, err := decodeFacts(enc); err == nil {
 			return f, nil
 		}
 		// An older program's encoding: look again.
 	}
-	// The look goes on when the first who asked gives up: others wait for it.
-	src, err := l.p.openSource(context.WithoutCancel(ctx), l.site, l.e, false)
+	src, err := p.openSource(p.ctx, site, e, false, l.watching)
 	if err == nil {
 		defer src.close()
 		var f *facts
-		if f, err = learn(src, l.e); err == nil {
+		if f, err = learn(src, e); err == nil {
 			f.learned = time.Now()
-			f.fluid = l.e.Live() || f.learned.Sub(l.e.Updated) < fluidTime
+			f.fluid = e.Live() || f.learned.Sub(e.Updated) < fluidTime
 			if !f.fluid {
-				l.keep(key, f)
+				p.keepFacts(key, f)
 			}
 			return f, nil
 		}
@@ -120,10 +115,6 @@ func lasting(err error) bool {
 		return true
 	}
 	return false
-}
-
-func (l factsLoader) Reload(ctx context.Context, key string, _ *facts) (*facts, error) {
-	return l.Load(ctx, key)
 }
 
 // learn looks into an open source: tables, no content.
@@ -180,14 +171,14 @@ func (f *facts) check(src *source, e providers.Entry) error {
 	return nil
 }
 
-// keep writes facts into the state.
-func (l factsLoader) keep(key string, f *facts) {
+// keepFacts writes facts into the state.
+func (p *Pipeline) keepFacts(key string, f *facts) {
 	enc, err := f.encode()
 	if err != nil {
-		l.p.log.Warn("write state", "error", err)
+		p.log.Warn("write state", "error", err)
 		return
 	}
-	l.p.remember(bucketFacts, key, enc)
+	p.remember(bucketFacts, key, enc)
 }
 
 // fullMapOf is MapOf for a disk whose holes are not to be relied on.

@@ -21,6 +21,9 @@ const (
 	freshCloud  = time.Minute
 )
 
+// listStall is how long a listing waits for an image that does not answer.
+const listStall = 3 * time.Second
+
 // probers is how many images of a folder are looked into at a time.
 const probers = 4
 
@@ -101,7 +104,6 @@ func (p *Pipeline) list(ctx context.Context, name string, kind providers.Kind, n
 	}
 	select {
 	case <-l.turn:
-		defer func() { l.turn <- struct{}{} }()
 	case <-ctx.Done():
 		return Listing{}, fmt.Errorf("list %s of %s: %w", kind, name, ctx.Err())
 	}
@@ -110,15 +112,37 @@ func (p *Pipeline) list(ctx context.Context, name string, kind providers.Kind, n
 		fresh = freshFolder
 	}
 	if l.valid.Load() && time.Since(l.last.At) < fresh && !(now && s.prober) {
+		defer func() { l.turn <- struct{}{} }()
 		return l.last, nil
 	}
+	type answer struct {
+		Listing
+		err error
+	}
+	answers := make(chan answer, 1)
+	go func() { // on its own, for a disk that does not answer keeps nobody who must die
+		defer func() { l.turn <- struct{}{} }()
+		all, err := p.ask(s, l, kind)
+		answers <- answer{all, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.Listing, a.err
+	case <-ctx.Done():
+		return Listing{}, fmt.Errorf("list %s of %s: %w", kind, name, ctx.Err())
+	}
+}
+
+// ask asks the provider for a listing; whoever calls it has the turn.
+func (p *Pipeline) ask(s *site, l *list, kind providers.Kind) (Listing, error) {
+	name := s.provider.Name()
 	l.valid.Store(true) // what is forgotten from here on, this listing need not show
-	entries, err := s.provider.List(ctx, kind)
+	entries, err := s.provider.List(p.ctx, kind)
 	if err == nil {
 		p.keepPin(s, kind)
 	}
 	if err == nil && s.prober {
-		err = p.probe(ctx, name, entries)
+		err = p.probe(p.ctx, name, entries)
 	}
 	if err != nil {
 		l.valid.Store(false)
@@ -138,10 +162,10 @@ func (p *Pipeline) list(ctx context.Context, name string, kind providers.Kind, n
 
 // probe looks into the entries that have no Reason yet. An image that cannot be
 // read for what it is gets one. One that fails otherwise, by a bad sector or
-// because it is being written, stays as it is: it exists, and a backup must not
-// take it for deleted. A provider that fails is an error.
+// because it is being written, or that does not answer, stays as it is: it exists,
+// and a backup must not take it for deleted. A provider that fails is an error.
 func (p *Pipeline) probe(ctx context.Context, site string, entries []providers.Entry) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := errgroup.WithContext(Impatient(ctx, listStall))
 	g.SetLimit(probers)
 	for i := range entries {
 		e := &entries[i]

@@ -60,6 +60,7 @@ type Pipeline struct {
 	spools map[*os.File]int64 // bytes that each spool has claimed
 	kept   map[string]int64   // bytes of each spool that an interrupted job goes on with
 	held   map[string]Held    // metadata that waits for its image, by heldKey
+	looks  map[string]*look   // under way, by imageKey
 }
 
 // New opens the state directory, which no other process may have open, and
@@ -70,7 +71,7 @@ func New(o Options) (*Pipeline, error) {
 		log:   cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
 		cache: disk.NewCache(disk.CacheOptions{Budget: cmp.Or(o.CacheSize, DefaultCacheSize)}),
 		limit: o.SpoolLimit,
-		cores: map[string]*core{}, spools: map[*os.File]int64{},
+		cores: map[string]*core{}, spools: map[*os.File]int64{}, looks: map[string]*look{},
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	var err error
@@ -132,6 +133,21 @@ func (p *Pipeline) Close() error {
 	case <-time.After(endTime): // its records say Running, which the next start knows how to read
 		p.log.Warn("close: a provider does not answer, what waits for it is left")
 	}
+	closed := make(chan error, 1)
+	go func() { closed <- p.close() }()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(closeTime):
+		p.log.Warn("close: a disk does not answer, what waits for it is left")
+		return nil
+	}
+}
+
+// closeTime is how long Close waits for files to close.
+const closeTime = 5 * time.Second
+
+func (p *Pipeline) close() error {
 	p.mu.Lock()
 	cores := p.cores
 	p.cores, p.late = map[string]*core{}, nil

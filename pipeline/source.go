@@ -38,8 +38,9 @@ func (s *source) close() error {
 }
 
 // openSource opens an entry at its provider and takes it apart. Checked says that
-// this was done before with the same version.
-func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entry, checked bool) (*source, error) {
+// this was done before with the same version. What is opened passes through wrap,
+// which may be nil.
+func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entry, checked bool, wrap func(providers.Source) providers.Source) (*source, error) {
 	s, err := p.site(site)
 	if err != nil {
 		return nil, err
@@ -50,6 +51,9 @@ func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entr
 	}
 	if !s.prober && !e.Live() {
 		src.Image = p.cache.Image(imageKey(site, e), src.Image)
+	}
+	if wrap != nil {
+		src = wrap(src)
 	}
 	out, err := decode(src, trust{ambiguous: strings.HasSuffix(e.ID, ".img"), checked: checked})
 	if err != nil {
@@ -101,9 +105,11 @@ type lease struct {
 	ctx  context.Context // of readers, who have none: the pipeline's
 	open func(context.Context) (*source, error)
 	keep bool // the source is the caller's: never closed here
+	once bool // opened anew it would be another: the capture of a live machine
 
 	mu     sync.Mutex // held while the source is opened, which may take long
 	src    *source
+	lost   []*source // that could not be reached any longer
 	closed bool
 	ready  atomic.Bool // src is there
 }
@@ -126,6 +132,18 @@ func (l *lease) get(ctx context.Context) (*source, error) {
 	return l.src, nil
 }
 
+// lose has the source opened anew at the next read: a disk that was pulled out and
+// is there again has other open files. Those who read the old one go on with it.
+func (l *lease) lose(src *source) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.src != src || l.keep || l.once {
+		return
+	}
+	l.src, l.lost = nil, append(l.lost, src)
+	l.ready.Store(false)
+}
+
 // opened tells whether the source is open.
 func (l *lease) opened() bool { return l.ready.Load() }
 
@@ -135,12 +153,12 @@ func (l *lease) close() error {
 	defer l.mu.Unlock()
 	l.closed = true
 	l.ready.Store(false)
-	if l.src == nil {
-		return nil
+	for _, src := range l.lost {
+		_ = src.close() // of a disk that is gone
 	}
 	src := l.src
-	l.src = nil
-	if l.keep {
+	l.src, l.lost = nil, nil
+	if src == nil || l.keep {
 		return nil
 	}
 	return src.close()
@@ -179,5 +197,9 @@ func (l leased) ReadAt(p []byte, off int64) (int, error) {
 	if img.Size() != l.size {
 		return 0, disk.Errorf(disk.Stale, "read image: its size is %d bytes now, it was %d", img.Size(), l.size)
 	}
-	return img.ReadAt(p, off)
+	k, err := img.ReadAt(p, off)
+	if err != nil && disk.KindOf(err) == disk.Unreachable {
+		l.lose(src)
+	}
+	return k, err
 }

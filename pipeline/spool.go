@@ -207,7 +207,7 @@ func (s *Spool) read(p []byte, off int64) error {
 		}
 		// The file may be shorter than the spool: the rest was never written.
 		if _, err := s.file.ReadAt(p, off); err != nil && err != io.EOF {
-			return fmt.Errorf("read spool: %w", err)
+			return fmt.Errorf("read spool at offset %d: %w", off, err)
 		}
 		return nil
 	}
@@ -310,10 +310,25 @@ func (s *Spool) Sync() error {
 	return nil
 }
 
-// Close drops the content.
+// Close drops the content. It does not wait for a read or write that a disk does
+// not answer: the content goes behind that.
 func (s *Spool) Close() error {
-	s.mu.Lock()
+	if !s.mu.TryLock() {
+		go func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if err := s.drop(); err != nil {
+				s.p.log.Warn("close spool", "error", err)
+			}
+		}()
+		return nil
+	}
 	defer s.mu.Unlock()
+	return s.drop()
+}
+
+// drop is Close, under mu.
+func (s *Spool) drop() error {
 	s.forget()
 	if s.expect != nil {
 		s.p.drop(s.expect)

@@ -125,11 +125,11 @@ func (p *Pipeline) compose(ctx context.Context, r Ref) (*core, error) {
 	}
 	c := &core{p: p, Ref: r, facts: f, meta: f.metadata(r.Entry), seed: seed(r.Entry)}
 	// The source may be opened long after the caller of View has gone.
-	c.lease = &lease{ctx: p.ctx, open: func(ctx context.Context) (*source, error) {
+	c.lease = &lease{ctx: p.ctx, once: r.Entry.Live(), open: func(ctx context.Context) (*source, error) {
 		if r.Entry.Live() {
 			return p.capture(ctx, r.Site, r.Entry, c.snap)
 		}
-		src, err := p.openSource(ctx, r.Site, r.Entry, !f.fluid) // for its facts
+		src, err := p.openSource(ctx, r.Site, r.Entry, !f.fluid, nil) // for its facts
 		if err == nil && f.fluid {
 			err = f.check(src, r.Entry)
 		}

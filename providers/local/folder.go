@@ -198,6 +198,21 @@ func openDir(f *folder) (*dir, error) {
 	return d, nil
 }
 
+// there fails with Unreachable when the folder is not behind its path any longer:
+// nobody would see what is published in it.
+func (d *dir) there() error {
+	now, err := d.folder.open()
+	if err != nil {
+		return err
+	}
+	defer now.close()
+	if now.id != d.id {
+		return disk.Hint(disk.Errorf(disk.Unreachable, "open folder of %s: another folder is in the place of %q", d.folder.kind, d.folder.path),
+			"put it back, or mount its disk again, and copy anew")
+	}
+	return nil
+}
+
 // close closes the folder. It may be called twice.
 func (d *dir) close() {
 	d.self.Close()

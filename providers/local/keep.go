@@ -65,6 +65,9 @@ func (p *Provider) publishCapture(ctx context.Context, t *temp, instance, name s
 	if err := t.file.Sync(); err != nil {
 		return providers.Entry{}, explain(err)
 	}
+	if err := t.dir.there(); err != nil {
+		return providers.Entry{}, err
+	}
 	for err = fs.ErrExist; errors.Is(err, fs.ErrExist); taken = taken.Add(time.Second) {
 		if err := ctx.Err(); err != nil {
 			return providers.Entry{}, err
@@ -82,7 +85,7 @@ func (p *Provider) publishCapture(ctx context.Context, t *temp, instance, name s
 		err = t.dir.sync()
 	}
 	if err != nil {
-		return providers.Entry{}, explain(err)
+		return providers.Entry{}, t.gone(explain(err))
 	}
 	return p.entry(t.dir, t.name)
 }

@@ -3,6 +3,8 @@ package local
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"sync"
 
@@ -137,8 +139,8 @@ func (p *pinned) ReadAt(b []byte, off int64) (int, error) {
 	if errors.Is(err, disk.ErrClosed) {
 		return 0, err
 	}
-	if stale := p.check(); stale != nil {
-		return 0, stale
+	if changed := p.check(); changed != nil {
+		return 0, cause(err, changed, "read", p.file.Name(), off)
 	}
 	return n, err
 }
@@ -148,10 +150,19 @@ func (p *pinned) Extent(off, n int64) (disk.Extent, error) {
 	if errors.Is(err, disk.ErrClosed) {
 		return disk.Extent{}, err
 	}
-	if stale := p.check(); stale != nil {
-		return disk.Extent{}, stale
+	if changed := p.check(); changed != nil {
+		return disk.Extent{}, cause(err, changed, "find extent of", p.file.Name(), off)
 	}
 	return e, err
+}
+
+// cause is why a look at a file at off has come to nothing: that it has changed, or
+// else what the look itself has met, where the file's state could not be had either.
+func cause(err, changed error, verb, file string, off int64) error {
+	if err != nil && !errors.Is(err, io.EOF) && disk.KindOf(changed) != disk.Stale {
+		return err
+	}
+	return fmt.Errorf("%s %q at offset %d: %w", verb, file, off, changed)
 }
 
 // Allocated is what the filesystem has allocated, in bytes.
@@ -171,11 +182,11 @@ func (p *pinned) check() error {
 	if err != nil {
 		return err
 	}
-	if !p.live && !now.same(p.state) && !p.times.same(p.state.version(), now.version()) {
-		return disk.Errorf(disk.Stale, "read %q: image changed on disk while it was open", p.file.Name())
-	}
 	if now.links == 0 {
-		return disk.Errorf(disk.Stale, "read %q: image was deleted or replaced while it was open", p.file.Name())
+		return disk.Errorf(disk.Stale, "image was deleted or replaced while it was open")
+	}
+	if !p.live && !now.same(p.state) && !p.times.same(p.state.version(), now.version()) {
+		return disk.Errorf(disk.Stale, "image changed on disk while it was open")
 	}
 	return nil
 }

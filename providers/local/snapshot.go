@@ -107,44 +107,69 @@ func (p *Provider) refuseParts(d *dir, file, format string) error {
 	return explain(err)
 }
 
-// capture fills t with the content of a file, as of one moment.
+// capture fills t with the content of a file, as of one moment, and reads back what
+// it has copied.
 func (t *temp) capture(ctx context.Context, file string) error {
 	for range copyAttempts {
-		if err := t.clone(ctx, file); err == nil || disk.KindOf(err) != disk.Stale {
-			return err
+		sum, err := t.clone(ctx, file)
+		if disk.KindOf(err) == disk.Stale {
+			continue
 		}
+		if err == nil && sum != "" {
+			err = t.compare(ctx, sum)
+		}
+		return err
 	}
 	return disk.Hint(disk.Errorf(disk.Busy, "the disk was written to during each of %d copies", copyAttempts),
 		"stop the machine, or keep its disk on a filesystem with reflinks (btrfs, xfs)")
 }
 
-// clone clones the file, or copies it. It is Stale when the file was written to
-// during the copy.
-func (t *temp) clone(ctx context.Context, file string) error {
+// clone clones the file, or copies it and gives the digest of what was read. It is
+// Stale when the file was written to during the copy.
+func (t *temp) clone(ctx context.Context, file string) (sum string, err error) {
 	src, err := t.dir.openPinned(file)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer src.Close()
 	if unix.IoctlFileClone(int(t.file.Fd()), int(src.file.Fd())) == nil {
-		return nil
+		return "", nil
 	}
 	if wait := quiet - time.Since(src.state.mtime()); wait > 0 && wait <= quiet {
 		time.Sleep(wait)
 	}
 	if err := src.check(); err != nil {
-		return err
+		return "", fmt.Errorf("copy %q: %w", src.file.Name(), err)
 	}
 	if err := t.file.Truncate(0); err != nil {
-		return explain(err)
+		return "", explain(err)
 	}
 	if err := t.file.Truncate(src.Size()); err != nil {
-		return explain(err)
+		return "", explain(err)
 	}
-	if err := t.fill(ctx, src, false, nil); err != nil {
-		return err
+	copied := disk.NewDigester(src)
+	if err := t.fill(ctx, copied, false, nil); err != nil {
+		return "", err
 	}
-	return src.check()
+	if sum, err = copied.Sum(ctx); err != nil {
+		return "", err
+	}
+	if err := src.check(); err != nil {
+		return "", fmt.Errorf("copy %q: %w", src.file.Name(), err)
+	}
+	return sum, nil
+}
+
+// compare reads the file back.
+func (t *temp) compare(ctx context.Context, want string) error {
+	got, err := t.sum(ctx)
+	if err == nil && got != want {
+		err = disk.Errorf(disk.Malformed, "the copy holds bytes of digest %s, %s was read", got, want)
+	}
+	if err != nil {
+		return fmt.Errorf("verify copy: %w", err)
+	}
+	return nil
 }
 
 // snapshotID names a temporary of any folder.

@@ -75,6 +75,29 @@ func (t *temp) close() {
 	t.dir.close()
 }
 
+// flush has the filesystem tell what it keeps for close(2), as NFS and many of FUSE
+// do. The file stays open, and locked.
+func (t *temp) flush() error {
+	fd, err := unix.FcntlInt(t.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Close(fd)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "close", Path: t.file.Name(), Err: err}
+	}
+	return nil
+}
+
+// gone makes an error of a file that has no name any longer Stale: there was one, so
+// that somebody has removed it.
+func (t *temp) gone(err error) error {
+	if disk.KindOf(err) != disk.NotFound {
+		return err
+	}
+	return disk.Hint(disk.Errorf(disk.Stale, "temporary %q has been removed: %w", t.name, err),
+		"copy it again, and leave files that begin with %s alone until then", tempPrefix)
+}
+
 // remove removes the file and closes it, which ends the lock.
 func (t *temp) remove() error {
 	defer t.close()

@@ -218,7 +218,10 @@ func (u *upload) Verify(ctx context.Context) (providers.Digest, error) {
 
 func (t *temp) sum(ctx context.Context) (string, error) {
 	if err := t.file.Sync(); err != nil {
-		return "", err
+		return "", explain(err)
+	}
+	if err := t.flush(); err != nil {
+		return "", explain(err)
 	}
 	unix.Fadvise(int(t.file.Fd()), 0, 0, unix.FADV_DONTNEED) // advice: its failure changes nothing
 	img, err := t.read()
@@ -233,7 +236,7 @@ func (t *temp) sum(ctx context.Context) (string, error) {
 func (t *temp) read() (disk.Image, error) {
 	f, err := t.dir.openRegular(t.name)
 	if err != nil {
-		return nil, explain(err)
+		return nil, t.gone(explain(err))
 	}
 	a, err := f.Stat()
 	if err == nil {
@@ -264,9 +267,12 @@ func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
 		return providers.Entry{}, err
 	}
 	t := u.temp
+	if err := t.dir.there(); err != nil {
+		return providers.Entry{}, err
+	}
 	if !u.spec.Mtime.IsZero() {
 		if err := t.dir.root.Chtimes(t.name, time.Time{}, u.spec.Mtime); err != nil {
-			return providers.Entry{}, explain(err)
+			return providers.Entry{}, t.gone(explain(err))
 		}
 	}
 	if err := t.file.Sync(); err != nil {
@@ -283,7 +289,7 @@ func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
 		e, err = u.provider.publish(t.dir, t.name, u.file, u.spec.Name, beside)
 	}
 	if err != nil {
-		return providers.Entry{}, err
+		return providers.Entry{}, t.gone(err)
 	}
 	u.done = true
 	t.close()

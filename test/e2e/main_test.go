@@ -15,6 +15,9 @@ import (
 const binEnv = "E2E_BINARY"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == faultArg {
+		os.Exit(serveFaults(os.Args[2:]))
+	}
 	code, err := buildAndRun(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
