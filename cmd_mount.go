@@ -100,7 +100,7 @@ func serve(c *cli.Context, waiting *parent) error {
 	// From before the mount is there, for whoever sees it may send one.
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGUSR1)
-	keepOnHangup(c.Context)
+	servesMount(c.Context)
 	defer signal.Stop(signals)
 	server, err := m.mount(c.Context, p)
 	if err != nil && c.Bool("sloppy") && len(m.kernel) > 0 {

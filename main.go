@@ -9,8 +9,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -53,40 +51,6 @@ func run() int {
 		return mountStatus(exitStatus(ctx, err))
 	}
 	return exitStatus(ctx, err)
-}
-
-// untilSignal is a context that ends with errInterrupted at the first SIGINT,
-// SIGTERM or SIGHUP: a closed terminal too must leave nothing half made. The
-// second one ends the process as if nobody caught it. A mount takes SIGHUP to
-// refresh, see keepOnHangup.
-func untilSignal(parent context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(parent)
-	end, hangup := make(chan os.Signal, 1), make(chan os.Signal, 1)
-	signal.Notify(end, syscall.SIGINT, syscall.SIGTERM)
-	signal.Notify(hangup, syscall.SIGHUP)
-	ctx = context.WithValue(ctx, hangupKey{}, hangup)
-	go func() {
-		select {
-		case <-end:
-			cancel(errInterrupted)
-		case <-hangup:
-			cancel(errInterrupted)
-		case <-ctx.Done():
-		}
-		signal.Stop(end)
-		signal.Stop(hangup)
-	}()
-	return ctx, func() { cancel(nil) }
-}
-
-// hangupKey is the key of the channel of SIGHUP in a context of untilSignal.
-type hangupKey struct{}
-
-// keepOnHangup lets a context of untilSignal outlive SIGHUP.
-func keepOnHangup(ctx context.Context) {
-	if c, ok := ctx.Value(hangupKey{}).(chan os.Signal); ok {
-		signal.Stop(c)
-	}
 }
 
 // newApp is the command line.

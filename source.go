@@ -44,13 +44,14 @@ func openSource(path, stated string, backing disk.Image) (*source, error) {
 	return s, nil
 }
 
-// openImage opens a plain file as bytes. A fifo is refused, not waited for.
+// openImage opens a plain file as bytes, which must not change meanwhile. A fifo is
+// refused, not waited for.
 func openImage(path string) (disk.Image, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	return disk.OpenFile(f)
+	return disk.OpenStill(f)
 }
 
 func openMachine(path string, f formats.Format, img, backing disk.Image) (*disk.Machine, error) {
@@ -70,7 +71,7 @@ func openMachine(path string, f formats.Format, img, backing disk.Image) (*disk.
 		if err != nil {
 			return nil, err
 		}
-		return disk.OpenFile(part)
+		return disk.OpenStill(part)
 	}
 	return f.Open(img, formats.OpenOptions{Name: filepath.Base(path), Resolve: resolve, Backing: backing})
 }

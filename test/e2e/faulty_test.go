@@ -46,6 +46,9 @@ func newFaulty(t testing.TB, cached bool) *faulty {
 	}
 	f.plug(t)
 	t.Cleanup(func() {
+		if f.Mount == nil {
+			return
+		}
 		if err := f.Close(); err != nil {
 			t.Error(err)
 		}
@@ -53,9 +56,12 @@ func newFaulty(t testing.TB, cached bool) *faulty {
 	return f
 }
 
-// plug mounts the disk.
+// plug mounts the disk, anew after a Kill.
 func (f *faulty) plug(t testing.TB) {
 	t.Helper()
+	if f.Mount != nil {
+		must(t, f.Close())
+	}
 	how := "direct"
 	if f.cached {
 		how = "cached"

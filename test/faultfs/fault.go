@@ -33,7 +33,7 @@ type Effect string
 // The effects. Each but Slow and Hang is in the place of the operation.
 const (
 	Fail  Effect = "fail"  // it fails with Errno
-	Short Effect = "short" // a read gives half of what was asked for, and the next one goes on there
+	Short Effect = "short" // a read or write does half of what was asked for, and the next one goes on there
 	End   Effect = "end"   // a read gives nothing, as at the end of a file
 	Flip  Effect = "flip"  // one bit of the byte at From is wrong, be it read or written
 	Lose  Effect = "lose"  // a write changes nothing and says that it did
@@ -46,7 +46,8 @@ const (
 type Fault struct {
 	Op     Op
 	File   string        // pattern of path.Match for the file's name; empty is every file
-	From   int64         // of a read or write: only one that reaches this byte or goes beyond it
+	From   int64         // of a read or write: the first byte that it is about
+	To     int64         // the first byte that it is not about any longer; 0 is the end
 	Skip   int           // so many go well before the first that does not
 	Times  int           // how many go wrong; 0 is all
 	Effect Effect        //
@@ -113,7 +114,7 @@ func (f *faults) match(op Op, file string, off, end int64) *active {
 		if ok, err := path.Match(a.File, file); a.Op != op || a.File != "" && (!ok || err != nil) {
 			continue
 		}
-		if end <= a.From && a.From > 0 {
+		if a.From > 0 && end <= a.From || a.To > 0 && off >= a.To {
 			continue
 		}
 		if a.Effect == Flip && off > a.From {

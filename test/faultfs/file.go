@@ -77,6 +77,8 @@ func (f *file) Write(ctx context.Context, p []byte, off int64) (uint32, syscall.
 		if p = a.sound(p, off); len(p) == 0 {
 			return 0, a.Errno
 		}
+	case a.Effect == Short:
+		p = a.sound(p, off)
 	default:
 		if e := f.n.t.strike(ctx, a); e != 0 {
 			return 0, e
