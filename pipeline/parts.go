@@ -19,14 +19,15 @@ func assemble(p providers.Provider) {
 	}
 }
 
-// readParts opens an image for what it asks Resolve for.
-func readParts(src providers.Source) error {
+// readParts opens an image for what it asks Resolve for, and tells whether it could
+// be opened.
+func readParts(src providers.Source) (whole bool, err error) {
 	s, err := decode(src, trust{})
 	if err == nil {
-		return s.machine.Close()
+		return true, s.machine.Close()
 	}
 	if lasting(err) {
-		return nil
+		return false, nil
 	}
-	return err
+	return false, err
 }

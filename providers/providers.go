@@ -157,9 +157,33 @@ type Upload interface {
 // disk.DigestAlgorithm is disk.Sum's, the others are the clouds' own ("sha512", "md5").
 type Digest struct{ Algorithm, Sum string }
 
-// A Deleter removes an image for good. Instances are never deleted.
+// A Deleter removes an image for good.
 type Deleter interface {
+	// Delete removes an image, with the files that are its own alone and the
+	// metadata that was kept for it. One that is protected, or that another image
+	// of the provider is made of, is Busy; one that has changed since it was
+	// listed Stale; an instance, a capture too, Unsupported.
 	Delete(ctx context.Context, e Entry) error
+}
+
+// A Removal is what goes with an image, or a capture, when it is deleted.
+type Removal struct {
+	Files    []string `json:"files,omitempty"`    // that hold it, the one that makes it an image first; empty where the provider knows none
+	Size     int64    `json:"size"`               // bytes that they hold, with holes; -1 unknown
+	Metadata string   `json:"metadata,omitempty"` // the file of the metadata that was kept for it
+	Kept     []Kept   `json:"kept,omitempty"`     // files that it needs and that stay
+}
+
+// Kept is a file that stays when the image that needs it goes.
+type Kept struct {
+	File   string `json:"file"`
+	Reason string `json:"reason"`
+}
+
+// A Surveyor can tell before what Delete, or DeleteCapture, would remove. It fails
+// as these would, where that can be known.
+type Surveyor interface {
+	Survey(ctx context.Context, e Entry) (Removal, error)
 }
 
 // A Renamer gives an image another name, and fails with Exists when that is
@@ -275,9 +299,10 @@ type Assembler interface {
 	// these are. A descriptor has at most as many bytes as limits has for its
 	// format; of other formats there is none. Read opens the image of a source,
 	// asks its Resolve for every file that it needs, and closes what that gave.
-	// It fails only where another try may find more: that an image cannot be
-	// read for what it is, is no error.
-	SetReader(limits map[string]int64, read func(Source) error)
+	// Whole tells that it could be opened, and so asked for all of them. It fails
+	// only where another try may find more: that an image cannot be read for what
+	// it is, is no error.
+	SetReader(limits map[string]int64, read func(Source) (whole bool, err error))
 }
 
 // A Prober is a provider whose entries are so cheap to open that a listing

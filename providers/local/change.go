@@ -15,29 +15,6 @@ import (
 	"chromogenic/providers"
 )
 
-// Delete removes the file of an image, and its sidecar; of a symlink, the link. An
-// image that has changed since it was listed is Stale and stays.
-func (p *Provider) Delete(ctx context.Context, e providers.Entry) error {
-	d, err := p.openImage(ctx, e)
-	if err != nil {
-		return fmt.Errorf("delete %q: %w", e.ID, err)
-	}
-	defer d.close()
-	p.change.Lock()
-	defer p.change.Unlock()
-	if err := d.root.Remove(e.ID); err != nil {
-		return fmt.Errorf("delete image: %w", explain(err))
-	}
-	alone, err := p.alone(d, e.ID)
-	if err == nil && alone {
-		err = p.dropSidecar(d, e.ID)
-	}
-	if err != nil {
-		return fmt.Errorf("delete metadata of image: %w", explain(err))
-	}
-	return d.sync()
-}
-
 // Rename gives the file of an image another name and keeps its extension. The
 // sidecar goes with it.
 func (p *Provider) Rename(ctx context.Context, e providers.Entry, name string) (providers.Entry, error) {
@@ -159,6 +136,10 @@ func (p *Provider) replace(d *dir, from, file, name string, old providers.Entry,
 	if err := p.refuseTaken(d, name, from, old.ID); err != nil {
 		return providers.Entry{}, err
 	}
+	gone, err := p.removal(d, now)
+	if err != nil {
+		return providers.Entry{}, fmt.Errorf("replace %q: %w", old.ID, err)
+	}
 	undo, err := beside()
 	if err != nil {
 		return providers.Entry{}, explain(err)
@@ -176,6 +157,7 @@ func (p *Provider) replace(d *dir, from, file, name string, old providers.Entry,
 	if err := d.sync(); err != nil {
 		return providers.Entry{}, err
 	}
+	_ = d.removeParts(gone.parts) // the new image is there: what cannot go is left, as after a crash
 	return p.entry(d, file)
 }
 

@@ -160,16 +160,24 @@ func (p *Provider) DeleteCapture(ctx context.Context, e providers.Entry) error {
 }
 
 func (p *Provider) deleteCapture(ctx context.Context, e providers.Entry) error {
-	if _, _, ok := p.splitCapture(e.ID); !ok || e.Kind != providers.Instances || e.Live() {
-		return disk.Errorf(disk.Unsupported, "it is no capture")
-	}
-	d, err := p.openEntry(ctx, e)
+	d, err := p.openCapture(ctx, e)
 	if err != nil {
 		return err
 	}
 	defer d.close()
-	if err := d.root.Remove(e.ID); err != nil {
-		return explain(err)
+	if err := d.removable(e.ID); err != nil {
+		return err
+	}
+	if err := d.remove(e.ID); err != nil {
+		return err
 	}
 	return d.sync()
+}
+
+// openCapture opens the folder of a capture that is about to be deleted.
+func (p *Provider) openCapture(ctx context.Context, e providers.Entry) (*dir, error) {
+	if _, _, ok := p.splitCapture(e.ID); !ok || e.Kind != providers.Instances || e.Live() {
+		return nil, disk.Errorf(disk.Unsupported, "it is no capture")
+	}
+	return p.openEntry(ctx, e)
 }

@@ -61,8 +61,8 @@ type Provider struct {
 	store     string
 	formats   map[string]string // by extension
 
-	limits map[string]int64             // bytes of a descriptor, by format
-	read   func(providers.Source) error // finds the parts of an image; nil for none
+	limits map[string]int64                             // bytes of a descriptor, by format
+	read   func(providers.Source) (whole bool, _ error) // finds the parts of an image; nil for none
 
 	// change is held while a name is checked and taken, so that of two racing
 	// uploads one wins.
@@ -76,6 +76,7 @@ var (
 	_ providers.Provider    = (*Provider)(nil)
 	_ providers.Uploader    = (*Provider)(nil)
 	_ providers.Deleter     = (*Provider)(nil)
+	_ providers.Surveyor    = (*Provider)(nil)
 	_ providers.Renamer     = (*Provider)(nil)
 	_ providers.Timer       = (*Provider)(nil)
 	_ providers.MetaSetter  = (*Provider)(nil)

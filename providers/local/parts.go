@@ -37,6 +37,7 @@ type part struct {
 type assembly struct {
 	descriptor state
 	parts      []part    // by name
+	whole      bool      // it could be opened, and has asked for all that it needs
 	expires    time.Time // zero is never
 }
 
@@ -73,7 +74,7 @@ func (a *assemblies) prune(entries []providers.Entry) {
 }
 
 // SetReader tells how to find out which files an image lies in.
-func (p *Provider) SetReader(limits map[string]int64, read func(providers.Source) error) {
+func (p *Provider) SetReader(limits map[string]int64, read func(providers.Source) (whole bool, err error)) {
 	p.limits, p.read = limits, read
 }
 
@@ -86,8 +87,14 @@ func (p *Provider) leads(format string, st state) bool {
 // parts gives the parts of the image whose descriptor is the file, in the state
 // own. They are looked for anew when one of these files has changed.
 func (p *Provider) parts(d *dir, file, format string, own state) ([]part, error) {
+	x, err := p.assembly(d, file, format, own)
+	return x.parts, err
+}
+
+// assembly is parts, with whether these are all.
+func (p *Provider) assembly(d *dir, file, format string, own state) (assembly, error) {
 	if !p.leads(format, own) {
-		return nil, nil
+		return assembly{}, nil
 	}
 	last := d.folder.parts.get(file)
 	if !last.descriptor.same(own) || !last.expires.IsZero() && time.Now().After(last.expires) {
@@ -96,25 +103,25 @@ func (p *Provider) parts(d *dir, file, format string, own state) ([]part, error)
 	for _, was := range last.parts {
 		now, err := d.part(was.name)
 		if err != nil {
-			return nil, err
+			return assembly{}, err
 		}
 		if !now.state.same(was.state) {
 			return p.gather(d, file, format, own), nil
 		}
 	}
-	return last.parts, nil
+	return last, nil
 }
 
 // gather opens an image for its parts. They are remembered, unless something
 // that may be otherwise at the next look has kept it from asking for all.
-func (p *Provider) gather(d *dir, file, format string, own state) []part {
+func (p *Provider) gather(d *dir, file, format string, own state) assembly {
 	img, err := d.openPinned(file)
 	if err != nil {
-		return nil
+		return assembly{}
 	}
 	defer img.Close()
 	if !img.state.same(own) {
-		return nil // what was listed is Stale already
+		return assembly{} // what was listed is Stale already
 	}
 	sure := true
 	asked := map[string]state{}
@@ -135,22 +142,19 @@ func (p *Provider) gather(d *dir, file, format string, own state) []part {
 		}
 		return nil, err
 	}
-	if err := p.read(providers.Source{Image: img, Format: format, Name: file, Resolve: resolve}); err != nil {
-		sure = false
-	}
-	var parts []part
+	whole, err := p.read(providers.Source{Image: img, Format: format, Name: file, Resolve: resolve})
+	x := assembly{descriptor: own, whole: whole && err == nil}
 	for _, name := range slices.Sorted(maps.Keys(asked)) {
-		parts = append(parts, part{name, asked[name]})
+		x.parts = append(x.parts, part{name, asked[name]})
 	}
-	if !sure {
-		return parts
+	if !sure || err != nil {
+		return x
 	}
-	x := assembly{descriptor: own, parts: parts}
-	if now := time.Now(); now.Sub(newest(own, parts)) < young {
+	if now := time.Now(); now.Sub(newest(own, x.parts)) < young {
 		x.expires = now.Add(young)
 	}
 	d.folder.parts.put(file, x)
-	return parts
+	return x
 }
 
 func errManyParts(file string) error {

@@ -27,15 +27,22 @@ const descriptorLimit = 100 << 10
 
 func newAssembled(t *testing.T) *assembled {
 	p, images, _ := newProvider(t)
+	return assembledIn(t, p, images)
+}
+
+func assembledIn(t *testing.T, p *Provider, images string) *assembled {
 	a := &assembled{Provider: p, t: t, dir: images}
-	p.SetReader(map[string]int64{"vmdk": descriptorLimit}, func(src providers.Source) error {
+	p.SetReader(map[string]int64{"vmdk": descriptorLimit}, func(src providers.Source) (bool, error) {
+		if src.Format != "vmdk" {
+			return true, nil
+		}
 		a.reads++
 		err := a.follow(src, src.Resolve)
 		switch disk.KindOf(err) {
 		case disk.NotFound, disk.Unsupported, disk.Invalid: // the image is such
-			return nil
+			return false, nil
 		}
-		return err
+		return err == nil, err
 	})
 	return a
 }
@@ -209,9 +216,9 @@ func TestPartsMissing(t *testing.T) {
 func TestPartsUnsure(t *testing.T) {
 	a := newAssembled(t)
 	read, failing := a.read, true
-	a.read = func(src providers.Source) error {
+	a.read = func(src providers.Source) (bool, error) {
 		if failing {
-			return errors.New("input/output error")
+			return false, errors.New("input/output error")
 		}
 		return read(src)
 	}
@@ -326,11 +333,11 @@ func TestPartsBound(t *testing.T) {
 	for i := range maxParts + 1 {
 		fmt.Fprintf(&text, "%05d ", i)
 	}
-	a.read = func(src providers.Source) error { // goes on where parts are missing
+	a.read = func(src providers.Source) (bool, error) { // goes on where parts are missing
 		for name := range strings.FieldsSeq(text.String()) {
 			_, _ = src.Resolve(name)
 		}
-		return nil
+		return false, nil
 	}
 	a.old("x.vmdk", text.String())
 	src := open(t, a.Provider, a.image())
