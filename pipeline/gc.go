@@ -136,6 +136,9 @@ func (p *Pipeline) hopelessJobs(ctx context.Context, older time.Duration) ([]jun
 
 // hopeless is why an interrupted job will never be done, nil for one that may be.
 func (p *Pipeline) hopeless(ctx context.Context, rec *jobs.Record, older time.Duration) error {
+	if rec.Stage == stageRemove {
+		return unresumable(rec)
+	}
 	if rec.Resume == nil {
 		return disk.Errorf(disk.NotFound, "its source is gone")
 	}

@@ -142,7 +142,7 @@ func (k *keeping) capture(ctx context.Context) (providers.Entry, error) {
 	if err != nil {
 		return e, errors.Join(err, k.remove(ctx, e))
 	}
-	place := fmt.Sprintf("%s:%s/%s@%s", k.name, e.Kind, e.Name, e.Capture.Taken.Format(providers.CaptureLayout))
+	place := placeOf(k.name, e)
 	k.live.Note(func(r *jobs.Record) {
 		r.Entry, r.Format, r.VirtualSize = &e, f.Format, f.Disks[0].Size
 		r.Consistency = string(e.Capture.Consistency)

@@ -124,8 +124,7 @@ func (p *Pipeline) Resume(ctx context.Context, id, until string, progress func(P
 	case rec.State == jobs.Done || rec.State == jobs.Planned:
 		return &rec, disk.Errorf(disk.Invalid, "resume job %s: it is %s", rec.ID, rec.State)
 	case rec.Resume == nil:
-		err := disk.Errorf(disk.Unsupported, "resume job %s: its source is gone", rec.ID)
-		return &rec, disk.Hint(err, "copy it again")
+		return &rec, fmt.Errorf("resume job %s: %w", rec.ID, unresumable(&rec))
 	}
 	spec, closeSource, err := p.respec(ctx, &rec)
 	if err != nil {

@@ -87,6 +87,11 @@ func (c *Client) Capture(ctx context.Context, r CaptureRequest, progress func(pi
 	return c.follow(ctx, "/capture", r, progress)
 }
 
+// Remove removes.
+func (c *Client) Remove(ctx context.Context, r RemoveRequest) (what pipeline.Removed, err error) {
+	return what, c.ask(ctx, "POST", "/remove", r, &what)
+}
+
 // Refresh refreshes.
 func (c *Client) Refresh(ctx context.Context, site string) error {
 	return c.ask(ctx, "POST", "/refresh", struct {

@@ -175,6 +175,8 @@ func testService(t *testing.T, dir string, s Service) {
 	if text, err := s.Metrics(ctx); err != nil || !strings.Contains(string(text), "\nchromogenic_jobs_running 0\n") {
 		t.Errorf("metrics %s, %v", text, err)
 	}
+	testRemove(t, s)
+
 	for _, site := range []string{"", "a"} {
 		if err := s.Refresh(ctx, site); err != nil {
 			t.Errorf("refresh %q: %v", site, err)
@@ -190,6 +192,34 @@ func testService(t *testing.T, dir string, s Service) {
 	}
 	_, err = s.GC(ctx, pipeline.GCOptions{DryRun: true})
 	wantKind(t, err, disk.Unreachable)
+}
+
+// testRemove removes the image two of b, for which somebody has seen an older
+// listing first.
+func testRemove(t *testing.T, s Service) {
+	t.Helper()
+	ctx := t.Context()
+	rec, err := s.Copy(ctx, Request{Source: Source{Site: "a", Kind: providers.Images, ID: "new.raw", Format: "raw"}, Destination: Destination{Site: "b", Name: "two"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := RemoveRequest{Site: "b", Kind: providers.Images, ID: rec.Entry.ID, Version: "another"}
+	_, err = s.Remove(ctx, r)
+	wantKind(t, err, disk.Stale)
+	r.Version, r.DryRun = rec.Entry.Version, true
+	if got, err := s.Remove(ctx, r); err != nil || got.Job != "" || !slices.Equal(got.Files, []string{"two.raw"}) {
+		t.Errorf("a dry run is %+v, %v", got, err)
+	}
+	r.DryRun = false
+	got, err := s.Remove(ctx, r)
+	if err != nil || got.Size != image().Size() {
+		t.Fatalf("removed %+v, %v", got, err)
+	}
+	if rec, err := s.Job(ctx, got.Job); err != nil || rec.Source != "b:images/two" || rec.State != jobs.Done {
+		t.Errorf("the record is %+v, %v", rec, err)
+	}
+	_, err = s.Remove(ctx, r)
+	wantKind(t, err, disk.NotFound)
 }
 
 // A job that is resumed waits on when who resumed it goes away.

@@ -101,6 +101,13 @@ func handler(s Service) http.Handler {
 		}
 		return struct{}{}, s.Refresh(r.Context(), in.Site)
 	})
+	post("/remove", func(r *http.Request) (any, error) {
+		var in RemoveRequest
+		if err := body(r, &in); err != nil {
+			return nil, err
+		}
+		return s.Remove(r.Context(), in)
+	})
 	post("/gc", func(r *http.Request) (any, error) {
 		var in pipeline.GCOptions
 		if err := body(r, &in); err != nil {

@@ -43,6 +43,9 @@ type Service interface {
 	// Capture is pipeline.Capture. It is cancelled when ctx ends.
 	Capture(ctx context.Context, r CaptureRequest, progress func(pipeline.Progress)) (*jobs.Record, error)
 
+	// Remove is pipeline.Remove, or PlanRemoval for a dry run. What has begun is
+	// not stopped by the end of ctx.
+	Remove(ctx context.Context, r RemoveRequest) (pipeline.Removed, error)
 	// Refresh forgets what is known of a provider's listings, of all providers
 	// with an empty name, and lists them anew.
 	Refresh(ctx context.Context, site string) error
@@ -83,6 +86,15 @@ type CaptureRequest struct {
 	Freeze     bool   `json:"freeze,omitempty"`
 	MayRestart bool   `json:"may_restart,omitempty"`
 	Image      string `json:"image,omitempty"`
+}
+
+// A RemoveRequest is the removal of an image, or of a capture.
+type RemoveRequest struct {
+	Site    string         `json:"site"`
+	Kind    providers.Kind `json:"kind"`
+	ID      string         `json:"id"`
+	Version string         `json:"version"` // that was agreed to: another one is Stale
+	DryRun  bool           `json:"dry_run,omitempty"`
 }
 
 // A Source is one image, or instance, in a format.
@@ -217,6 +229,26 @@ func (o *owner) entry(ctx context.Context, s Source) (providers.Entry, error) {
 		}
 	}
 	return providers.Entry{}, disk.Errorf(disk.NotFound, "find %s:%s/%s: there is none", s.Site, s.Kind, s.ID)
+}
+
+func (o *owner) Remove(ctx context.Context, r RemoveRequest) (pipeline.Removed, error) {
+	src := Source{Site: r.Site, Kind: r.Kind, ID: r.ID}
+	e, err := o.entry(ctx, src)
+	if err == nil && e.Version != r.Version { // ours may be the older listing
+		o.Forget(r.Site)
+		e, err = o.entry(ctx, src)
+	}
+	switch {
+	case err != nil:
+		return pipeline.Removed{}, err
+	case e.Version != r.Version:
+		err := disk.Errorf(disk.Stale, "remove %s:%s/%s: it has changed since it was looked at", r.Site, r.Kind, r.ID)
+		return pipeline.Removed{}, disk.Hint(err, "look at it again")
+	case r.DryRun:
+		what, err := o.PlanRemoval(ctx, r.Site, e)
+		return pipeline.Removed{Removal: what}, err
+	}
+	return o.Pipeline.Remove(ctx, r.Site, e, "chromogenic rm")
 }
 
 func (o *owner) Refresh(ctx context.Context, site string) error {

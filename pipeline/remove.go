@@ -1,0 +1,208 @@
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"chromogenic/disk"
+	"chromogenic/pipeline/jobs"
+	"chromogenic/providers"
+)
+
+// stageRemove is the one stage of a removal.
+const stageRemove = "remove"
+
+// releaseTime is how long a removal waits for whoever reads the image: close(2)
+// returns before the kernel has told of it.
+const releaseTime = time.Second
+
+// releasePoll is how often it looks meanwhile.
+const releasePoll = 10 * time.Millisecond
+
+// Removed is what a removal has taken, or would take.
+type Removed struct {
+	Job string `json:"job,omitempty"` // its record; empty when nothing was begun
+	providers.Removal
+}
+
+// PlanRemoval tells what Remove would take with an image, or a capture that was
+// kept. It fails as Remove would: Policy for a live machine, Busy for what is open,
+// or is source or destination of a job that has not ended, or is protected; Stale
+// for what has changed since it was listed.
+func (p *Pipeline) PlanRemoval(ctx context.Context, site string, e providers.Entry) (providers.Removal, error) {
+	what := providers.Removal{Size: e.Size}
+	_, err := p.remover(site, e)
+	if err == nil {
+		err = p.unused(ctx, site, e)
+	}
+	if s, ok := p.sites[site]; ok && err == nil {
+		if surveyor, ok := s.provider.(providers.Surveyor); ok {
+			what, err = surveyor.Survey(ctx, e)
+		}
+	}
+	if err != nil {
+		return providers.Removal{}, fmt.Errorf("remove %s: %w", placeOf(site, e), err)
+	}
+	return what, nil
+}
+
+// Remove removes an image, or a capture, for good. By says for whom, for people. It
+// is a job, which nothing stops once it has begun.
+func (p *Pipeline) Remove(ctx context.Context, site string, e providers.Entry, by string) (Removed, error) {
+	what, err := p.PlanRemoval(ctx, site, e)
+	if err != nil {
+		return Removed{}, err
+	}
+	remove, err := p.remover(site, e)
+	if err != nil {
+		return Removed{}, err
+	}
+	ctx = context.WithoutCancel(ctx)
+	rec := &jobs.Record{
+		Schema: jobs.Schema, ID: jobs.NewID(), State: jobs.Running, Stage: stageRemove, Started: time.Now(),
+		Source: placeOf(site, e), Format: e.Format, VirtualSize: max(0, e.VirtualSize),
+		Notes: []string{fmt.Sprintf("id %q, version %s, for %s", e.ID, e.Version, by)},
+	}
+	for _, k := range what.Kept {
+		rec.Notes = append(rec.Notes, fmt.Sprintf("%s stays: %s", k.File, k.Reason))
+	}
+	live, _, err := p.jobs.Begin(ctx, rec)
+	if err != nil { // most likely for want of room, which a removal makes
+		p.log.Warn("write state", "error", err)
+	}
+	stage := jobs.Stage{Name: stageRemove, Outcome: jobs.OutcomeDone, Started: rec.Started, Note: filesOf(e, what)}
+	err = remove(ctx, e)
+	p.Forget(site)
+	stage.Took = time.Since(stage.Started)
+	if err != nil {
+		err = fmt.Errorf("remove %s: %w", rec.Source, err)
+		stage.Outcome, stage.Note = jobs.OutcomeFailed, err.Error()
+	}
+	rec.Stages = append(rec.Stages, stage)
+	if live == nil {
+		rec.Finish(err)
+	} else if e := live.End(err); e != nil {
+		p.log.Warn("write state", "error", e) // the image is gone, or not, whatever the record says
+	}
+	if err == nil {
+		p.log.Info("removed", "what", rec.Source, "files", stage.Note, "for", by, "job", rec.ID)
+	}
+	return Removed{rec.ID, what}, err
+}
+
+// placeOf is an entry as a place, for people.
+func placeOf(site string, e providers.Entry) string {
+	place := fmt.Sprintf("%s:%s/%s", site, e.Kind, cmp.Or(e.Name, e.ID))
+	if e.Capture != nil {
+		place += "@" + e.Capture.Taken.UTC().Format(providers.CaptureLayout)
+	}
+	return place
+}
+
+// filesOf are the files that go, for people.
+func filesOf(e providers.Entry, what providers.Removal) string {
+	all := what.Files
+	if len(all) == 0 {
+		all = []string{e.ID}
+	}
+	if what.Metadata != "" {
+		all = append(all[:len(all):len(all)], what.Metadata)
+	}
+	return strings.Join(all, ", ")
+}
+
+// remover is how an entry goes at its provider, or why it never does.
+func (p *Pipeline) remover(site string, e providers.Entry) (func(context.Context, providers.Entry) error, error) {
+	s, err := p.site(site)
+	if err != nil {
+		return nil, err
+	}
+	if e.Live() {
+		err := disk.Errorf(disk.Policy, "a live machine is never removed here")
+		return nil, disk.Hint(err, "remove it where it runs; its captures can be removed")
+	}
+	if e.Capture != nil {
+		if keeper, ok := s.provider.(providers.Keeper); ok {
+			return keeper.DeleteCapture, nil
+		}
+	} else if deleter, ok := s.provider.(providers.Deleter); ok {
+		return deleter.Delete, nil
+	}
+	return nil, disk.Errorf(disk.Unsupported, "provider %q removes no %s", site, e.Kind)
+}
+
+// unused tells why an entry must stay for now. Who is about to let go of it is waited
+// for.
+func (p *Pipeline) unused(ctx context.Context, site string, e providers.Entry) error {
+	for end := time.Now().Add(releaseTime); ; {
+		if err := p.neededByJob(site, e); err != nil {
+			return err
+		}
+		if !p.inUse(site, e) {
+			return nil
+		}
+		if time.Now().After(end) {
+			err := disk.Errorf(disk.Busy, "it is being read or copied")
+			return disk.Hint(err, "wait until that is done; lsof tells which programs have files of the mount open")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(releasePoll):
+		}
+	}
+}
+
+// inUse tells whether anybody has a view of an entry open, or copies from one.
+func (p *Pipeline) inUse(site string, e providers.Entry) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	uses := 0
+	for _, c := range p.cores {
+		if c.Ref.Site == site && c.Ref.Entry.Kind == e.Kind && c.Ref.Entry.ID == e.ID {
+			uses += c.refs
+			for _, w := range p.late { // whose views are closed
+				if w.core == c {
+					uses--
+				}
+			}
+		}
+	}
+	return uses > 0
+}
+
+// neededByJob is the error of an entry that a job which has not ended reads, or
+// would make or replace.
+func (p *Pipeline) neededByJob(site string, e providers.Entry) error {
+	for _, rec := range p.jobs.List() {
+		if rec.State.Ended() || rec.Stage == stageRemove {
+			continue
+		}
+		var r request
+		does := ""
+		switch {
+		case rec.Destination == placeOf(site, e):
+			does = "writes"
+		case json.Unmarshal(rec.Resume, &r) == nil && r.Image != nil && r.Image.Site == site && r.Image.Kind == e.Kind && r.Image.ID == e.ID:
+			does = "reads"
+		default:
+			continue
+		}
+		err := disk.Errorf(disk.Busy, "job %s, which is %s, %s it", rec.ID, rec.State, does)
+		return disk.Hint(err, "chromogenic jobs resume, wait or cancel %s", rec.ID)
+	}
+	return nil
+}
+
+// unresumable is why a job has nothing to be taken up by.
+func unresumable(rec *jobs.Record) error {
+	if rec.Stage != stageRemove {
+		return disk.Hint(disk.Errorf(disk.Unsupported, "its source is gone"), "copy it again")
+	}
+	err := disk.Errorf(disk.Unsupported, "a removal that was cut off is not taken up: files of the image may be left")
+	return disk.Hint(err, "look with chromogenic ls whether %s is there, and remove it again", rec.Source)
+}
