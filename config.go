@@ -29,7 +29,8 @@ type config struct {
 	SpoolLimit int64 // bytes; 0 is no limit of our own
 	CacheSize  int64 // bytes; 0 is the default
 	LogFile    string
-	UID, GID   uint32 // of all files; 0 is those of the process that mounts
+	UID, GID   *uint32      // of all files; nil is those of the process that mounts
+	Umask      *permissions // that no file has; nil is the default
 
 	ReadOnly, AllowOther, AllowDelete, AllowReplace, AllowMeta, Debug bool
 

@@ -18,8 +18,14 @@ import (
 type mountOption struct {
 	name  string
 	usage string
-	value any // where it goes: *bool, *string (a path), *int64 (a size), *uint32 (an id), *[]string (formats)
+	value any // where it goes: *bool, *string (a path), *int64 (a size), **uint32 (an id), **permissions, *[]string (formats)
 }
+
+// permissions are those of files, as chmod(1) takes them, in octal.
+type permissions uint32
+
+// noID is the number that is no user's and no group's: chown(2).
+const noID = 1<<32 - 1
 
 // options is the one table of the settings of a mount.
 func (c *config) options() []mountOption {
@@ -32,6 +38,7 @@ func (c *config) options() []mountOption {
 		{"formats", "list these `FORMATS` (the others resolve by name)", &c.Formats},
 		{"uid", "show all files as those of the user with this `NUMBER`", &c.UID},
 		{"gid", "show all files as those of the group with this `NUMBER`", &c.GID},
+		{"umask", "take these `PERMISSIONS` (octal) from all files and directories", &c.Umask},
 		{"state-dir", "keep what is learned of images in `DIR`", &c.StateDir},
 		{"spool-limit", "take at most `SIZE` for images that programs write", &c.SpoolLimit},
 		{"cache-size", "keep up to `SIZE` of remote images in memory", &c.CacheSize},
@@ -81,12 +88,18 @@ func (o mountOption) set(text string) (err error) {
 		*v, err = filepath.Abs(text)
 	case *int64:
 		*v, err = parseSize(text)
-	case *uint32:
+	case **uint32:
 		n, err := strconv.ParseUint(text, 10, 32)
-		if err != nil {
+		if err != nil || n == noID {
 			return fmt.Errorf("%q is not a number of a user or group", text)
 		}
-		*v = uint32(n)
+		*v = new(uint32(n))
+	case **permissions:
+		n, err := strconv.ParseUint(text, 8, 32)
+		if err != nil || n > 0o777 {
+			return fmt.Errorf("%q is no permissions in octal, such as 022", text)
+		}
+		*v = new(permissions(n))
 	case *[]string:
 		names := strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ':' })
 		if err := checkFormats(names); err != nil {

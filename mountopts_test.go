@@ -38,6 +38,7 @@ func TestMountOptionNames(t *testing.T) {
 		"formats":       {"[ova]", "raw,ova", "vmdk", "qcow2:json"},
 		"uid":           {"11", "12", "13", "14"},
 		"gid":           {"21", "22", "23", "24"},
+		"umask":         {"0", "022", "0077", "777"},
 		"state-dir":     {dir + "/1", dir + "/2", dir + "/3", dir + "/4"},
 		"spool-limit":   {"1M", "2M", "3M", "4M"},
 		"cache-size":    {"5M", "6M", "7M", "8M"},
@@ -97,9 +98,9 @@ func TestApply(t *testing.T) {
 		{words: "read_only=false,allow_delete=true,debug", want: config{AllowDelete: true, Debug: true}},
 		{words: "ro,rw", want: config{ReadOnly: true}}, // mount(8) puts rw before what the user says
 		{words: "formats=raw:ova,state_dir=/s,log_file=/l", want: config{Formats: []string{"raw", "ova"}, StateDir: "/s", LogFile: "/l"}},
-		{words: "uid=1000,gid=100,spool_limit=1G", want: config{UID: 1000, GID: 100, SpoolLimit: 1 << 30}},
+		{words: "uid=1000,gid=0,umask=022,spool_limit=1G", want: config{UID: new(uint32(1000)), GID: new(uint32(0)), Umask: new(permissions(0o22)), SpoolLimit: 1 << 30}},
 		{words: "config=/etc/x.yaml", want: config{}},
-		{words: "default_permissions,max_read=65536,nonsense=1,umask=022", rest: []string{"default_permissions", "max_read=65536", "nonsense=1", "umask=022"}},
+		{words: "default_permissions,max_read=65536,nonsense=1,fmask=022", rest: []string{"default_permissions", "max_read=65536", "nonsense=1", "fmask=022"}},
 	} {
 		var got config
 		rest, err := got.apply(strings.Split(c.words, ","))
@@ -115,7 +116,7 @@ func TestApply(t *testing.T) {
 
 // A word of ours with a value that makes no sense is named.
 func TestApplyRefused(t *testing.T) {
-	for _, word := range []string{"ro=maybe", "formats", "formats=floppy", "formats=raw:raw", "state_dir", "state_dir=", "spool_limit=much", "uid=me", "gid=-1", "uid=4294967296"} {
+	for _, word := range []string{"ro=maybe", "formats", "formats=floppy", "formats=raw:raw", "state_dir", "state_dir=", "spool_limit=much", "uid=me", "gid=-1", "uid=4294967295", "uid=4294967296", "uid", "umask", "umask=8", "umask=1000", "umask=u=rwx", "umask=-1"} {
 		_, err := new(config).apply([]string{"rw", word})
 		if err == nil || !strings.Contains(err.Error(), `"`+word+`"`) {
 			t.Errorf("%s: %v", word, err)

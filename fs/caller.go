@@ -184,6 +184,17 @@ func (p process) isQemu() bool {
 	return p.pid != 0 && strings.HasPrefix(statusField(p.pid, "Name"), "qemu")
 }
 
+// syncs tells whether the process makes a directory like another one, name by name.
+func (p process) syncs() bool { return p.pid != 0 && statusField(p.pid, "Name") == "rsync" }
+
+// String names the process, for people.
+func (p process) String() string {
+	if p.pid == 0 {
+		return "a program of another pid namespace"
+	}
+	return fmt.Sprintf("%s (pid %d)", statusField(p.pid, "Name"), p.pid)
+}
+
 // creates tells whether the process is qemu-img create.
 func (p process) creates() bool {
 	if !p.isQemu() {

@@ -94,6 +94,9 @@ func jobError(r *jobs.Record) []byte {
 		return nil
 	}
 	f := failure{Code: e.Code, Op: "copy", Path: r.Destination, Message: e.Message, Hint: e.Hint, RequestID: e.RequestID}
+	if r.Destination == "" { // a removal
+		f.Op, f.Path = r.Stage, r.Source
+	}
 	return []byte(f.String() + "\n")
 }
 
@@ -118,7 +121,7 @@ func jobLog(r *jobs.Record) []byte {
 // jobPlan is a line for each stage, and what has become of it. A job that is taken
 // up again takes all of them anew; what was sent is not sent twice.
 func jobPlan(r *jobs.Record) []byte {
-	stages := pipeline.Stages()
+	stages := pipeline.StagesOf(r)
 	at := slices.Index(stages, r.Stage)
 	switch {
 	case r.State == jobs.Done:

@@ -59,7 +59,7 @@ func (f *imageFile) attr(out *fuse.Attr) {
 		when = time.Unix(0, 0)
 	}
 	*out = fuse.Attr{
-		Ino: out.Ino, Mode: syscall.S_IFREG | f.kind.t.mode(0o666), Nlink: 1, Owner: f.kind.t.owner(),
+		Ino: out.Ino, Mode: syscall.S_IFREG | f.kind.t.mode(0o666), Nlink: 1, Owner: f.kind.t.owner,
 		Size: uint64(f.stat.Load().Size), Blocks: blocks(f.stat.Load().Allocated), Blksize: blockSize,
 	}
 	if f.instance() {

@@ -91,7 +91,7 @@ func (k *kindNode) lookupJSON(ctx context.Context, file, stem string, n *Named, 
 		there.state.Store(st) // its time may be another by now
 	}
 	f.attr(&out.Attr)
-	out.SetEntryTimeout(attrTime)
+	out.SetEntryTimeout(f.kind.t.nameTime())
 	out.SetAttrTimeout(attrTime)
 	return node, 0
 }
@@ -123,7 +123,7 @@ func (f *jsonFile) fail(op string, err error) syscall.Errno { return f.kind.t.fa
 func (f *jsonFile) attr(out *fuse.Attr) {
 	st := f.state.Load()
 	*out = fuse.Attr{
-		Ino: out.Ino, Mode: syscall.S_IFREG | f.kind.t.mode(0o666), Nlink: 1, Owner: f.kind.t.owner(),
+		Ino: out.Ino, Mode: syscall.S_IFREG | f.kind.t.mode(0o666), Nlink: 1, Owner: f.kind.t.owner,
 		Size: uint64(len(st.data)), Blocks: blocks(int64(len(st.data))), Blksize: blockSize,
 	}
 	when := st.mtime
@@ -347,27 +347,6 @@ func (g *staged) setMeta(ctx context.Context, name string, mtime time.Time) erro
 		return err
 	}
 	return t.p.HoldMeta(site, name, doc.Metadata)
-}
-
-// unlinkJSON removes what was set of the metadata of an image, where images may be
-// removed, and what waits for an image.
-func (k *kindNode) unlinkJSON(ctx context.Context, file, name string) error {
-	n, err := k.named(ctx, name)
-	if err != nil {
-		return err
-	}
-	_, held := k.t.p.HeldMeta(k.site, name)
-	switch {
-	case n == nil && held:
-		return k.t.p.DropMeta(k.site, name)
-	case n == nil:
-		return disk.Errorf(disk.NotFound, "remove %q: there is no such image", file)
-	case !k.t.o.AllowDelete:
-		err := disk.Errorf(disk.Policy, "remove %q: the mount deletes no metadata", file)
-		return disk.Hint(err, "write other metadata instead, or mount with --allow-delete, which removes what was set")
-	}
-	_, err = k.t.p.SetMeta(context.WithoutCancel(ctx), k.site, n.Entry, providers.Metadata{})
-	return err
 }
 
 // settleTime is how often the mount looks for the images that metadata waits for.

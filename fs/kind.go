@@ -132,7 +132,7 @@ func (k *kindNode) image(ctx context.Context, at *dirNode, name string, ref pipe
 	f := &imageFile{kind: k, path: join(at.path, name), ref: ref, part: part}
 	f.stat.Store(&st)
 	f.attr(&out.Attr)
-	out.SetEntryTimeout(attrTime)
+	out.SetEntryTimeout(k.t.nameTime())
 	out.SetAttrTimeout(attrTime)
 	n := at.NewInode(ctx, f, gofuse.StableAttr{Mode: syscall.S_IFREG, Ino: k.inode(ref, part)})
 	if there, ok := n.Operations().(*imageFile); ok {

@@ -40,7 +40,7 @@ func (n *byIDNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 		return nil, syscall.ENOENT
 	}
 	l := &gofuse.MemSymlink{Data: []byte("../" + e.Name + "." + f.Exts[0])}
-	l.Attr = fuse.Attr{Mode: syscall.S_IFLNK | 0o777, Nlink: 1, Size: uint64(len(l.Data)), Owner: n.t.owner()}
+	l.Attr = fuse.Attr{Mode: syscall.S_IFLNK | 0o777, Nlink: 1, Size: uint64(len(l.Data)), Owner: n.t.owner}
 	out.Attr = l.Attr
 	out.SetEntryTimeout(attrTime)
 	out.SetAttrTimeout(attrTime)

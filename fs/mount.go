@@ -35,7 +35,8 @@ type Options struct {
 	AllowDelete  bool     // rm removes images
 	AllowReplace bool     // a copy takes the place of another image of its name
 	AllowMeta    bool     // setfattr sets properties of images
-	UID, GID     uint32   // owner of all files; both zero means the mounting process
+	UID, GID     *uint32  // owner of all files; nil is that of the mounting process
+	Umask        *uint32  // permissions that no file has, of 0777; nil is 027, and 022 with AllowOther
 	Options      []string // more mount options, as after -o
 	Log          *slog.Logger
 	Version      string // for .chromogenic/version
@@ -68,15 +69,12 @@ func Mount(ctx context.Context, o Options) (*Server, error) {
 	if err := prepare(dir); err != nil {
 		return nil, fmt.Errorf("mount %q: %w", dir, err)
 	}
-	if o.UID == 0 && o.GID == 0 {
-		o.UID, o.GID = uint32(os.Geteuid()), uint32(os.Getegid())
-	}
 	// Copies that the end of the mount cuts off can be taken up again.
 	served, suspend := context.WithCancelCause(context.WithoutCancel(ctx))
 	cancel := func() { suspend(pipeline.ErrSuspended) }
 	t := newTree(served, o)
 	m := mountOptions(o)
-	root := gofuse.NewNodeFS(&rootNode{fixedDir{dirNode{t: t}}}, &gofuse.Options{MountOptions: m, UID: o.UID, GID: o.GID})
+	root := gofuse.NewNodeFS(&rootNode{fixedDir{dirNode{t: t}}}, &gofuse.Options{MountOptions: m, UID: t.owner.Uid, GID: t.owner.Gid})
 	srv, err := fuse.NewServer(root, dir, &m)
 	if err != nil {
 		cancel()

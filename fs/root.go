@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -25,12 +26,15 @@ type tree struct {
 	p       *pipeline.Pipeline
 	o       Options
 	formats []string // listed
+	owner   fuse.Owner
+	umask   uint32
 	mounted time.Time
 
 	ctx context.Context // ends with the mount: cancels what nobody waits for
 
 	unfinished atomic.Uint64  // counts the files that programs have begun to write
 	jobs       sync.WaitGroup // work that outlives its request
+	sprees     sprees         // of programs that remove images
 
 	foldersMu sync.Mutex
 	folders   []*folder // those that take images, from when they were looked at first
@@ -40,7 +44,7 @@ type tree struct {
 }
 
 func newTree(ctx context.Context, o Options) *tree {
-	t := &tree{p: o.Pipeline, o: o, formats: o.Formats, ctx: ctx, mounted: time.Now(), indexes: map[string]indexed{}}
+	t := &tree{p: o.Pipeline, o: o, formats: o.Formats, owner: ownerOf(o), umask: umaskOf(o), ctx: ctx, mounted: time.Now(), indexes: map[string]indexed{}}
 	if len(t.formats) == 0 {
 		t.formats = []string{"raw", "qcow2", "vmdk", "ova", JSONName}
 	}
@@ -80,6 +84,15 @@ func (t *tree) allFolders() []*folder {
 // what changes outside shows after it.
 const attrTime = time.Second
 
+// nameTime is how long the kernel may keep the name of an image: not at all where one
+// that is removed takes others along.
+func (t *tree) nameTime() time.Duration {
+	if t.o.AllowDelete {
+		return 0
+	}
+	return attrTime
+}
+
 // inode is the number of a node: 63 bits of a hash of what it is, so that it is
 // the same on every mount.
 // 0 and 1 are taken.
@@ -91,19 +104,35 @@ func inode(what ...string) uint64 {
 // dirAttr is the attributes of a directory. Its time is constant, for nothing in
 // a cloud knows a better one that stays the same.
 func (t *tree) dirAttr(out *fuse.Attr) {
-	*out = fuse.Attr{Ino: out.Ino, Mode: syscall.S_IFDIR | t.mode(0o777), Nlink: 2, Owner: t.owner(), Blksize: blockSize}
+	*out = fuse.Attr{Ino: out.Ino, Mode: syscall.S_IFDIR | t.mode(0o777), Nlink: 2, Owner: t.owner, Blksize: blockSize}
 }
 
-// mode is what is left of the permissions m: for the owner all, for others none,
+// mode is what is left of the permissions m.
+func (t *tree) mode(m uint32) uint32 { return m &^ t.umask }
+
+// umaskOf are the permissions that no file has. The owner may do all, others nothing,
 // unless the mount lets them in: then they may read.
-func (t *tree) mode(m uint32) uint32 {
-	if t.o.AllowOther {
-		return m &^ 0o022
+func umaskOf(o Options) uint32 {
+	switch {
+	case o.Umask != nil:
+		return *o.Umask
+	case o.AllowOther:
+		return 0o022
 	}
-	return m &^ 0o027
+	return 0o027
 }
 
-func (t *tree) owner() fuse.Owner { return fuse.Owner{Uid: t.o.UID, Gid: t.o.GID} }
+// ownerOf is who owns all files.
+func ownerOf(o Options) fuse.Owner {
+	owner := fuse.Owner{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())}
+	if o.UID != nil {
+		owner.Uid = *o.UID
+	}
+	if o.GID != nil {
+		owner.Gid = *o.GID
+	}
+	return owner
+}
 
 // blockSize is what stat(2) and statfs(2) advise and count in, in bytes.
 const blockSize = 4096

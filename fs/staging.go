@@ -284,7 +284,7 @@ func (g *staged) attr(out *fuse.Attr) {
 		g.size = g.spool.Size()
 	}
 	*out = fuse.Attr{
-		Ino: out.Ino, Mode: syscall.S_IFREG | g.folder.t.mode(0o666), Nlink: 1, Owner: g.folder.t.owner(),
+		Ino: out.Ino, Mode: syscall.S_IFREG | g.folder.t.mode(0o666), Nlink: 1, Owner: g.folder.t.owner,
 		Size: uint64(g.size), Blocks: blocks(g.size), Blksize: blockSize,
 	}
 	when := g.made

@@ -51,6 +51,14 @@ func Stages() []string {
 	return []string{stageCheck, stageOpen, stageCompare, stageClean, stageValidate, stageConvert, stageLayOut, stageSend, stageVerify, stageRegister}
 }
 
+// StagesOf are the names of the stages of a job.
+func StagesOf(r *jobs.Record) []string {
+	if r.Stage == stageRemove {
+		return []string{stageRemove}
+	}
+	return Stages()
+}
+
 // Copy runs one copy to its end. When it returns without an error the image is
 // registered under its name and verified; with one, nothing of it is there. The
 // record tells more, and is returned in both cases.

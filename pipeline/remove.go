@@ -39,8 +39,9 @@ func (p *Pipeline) PlanRemoval(ctx context.Context, site string, e providers.Ent
 	if err == nil {
 		err = p.unused(ctx, site, e)
 	}
-	if s, ok := p.sites[site]; ok && err == nil {
-		if surveyor, ok := s.provider.(providers.Surveyor); ok {
+	if err == nil {
+		at, _ := p.Provider(site)
+		if surveyor, ok := at.(providers.Surveyor); ok {
 			what, err = surveyor.Survey(ctx, e)
 		}
 	}

@@ -1,0 +1,161 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+
+	"chromogenic/disk"
+	"chromogenic/formats"
+	"chromogenic/pipeline"
+	"chromogenic/providers"
+)
+
+// Unlink drops an unfinished file. Images and captures go only where the mount
+// allows it, with all their names, and live machines never.
+func (k *kindNode) Unlink(ctx context.Context, name string) syscall.Errno {
+	if err := k.unlink(ctx, name); err != nil {
+		return k.fail("unlink", name, err)
+	}
+	if !strings.HasPrefix(name, ".") {
+		k.t.solve(join(k.path, name))
+	}
+	return 0
+}
+
+func (k *kindNode) unlink(ctx context.Context, name string) error {
+	ctx, cancel := patient(ctx)
+	defer cancel()
+	if k.t.o.ReadOnly {
+		return errReadOnly()
+	}
+	if k.folder != nil && strings.HasPrefix(name, ".") {
+		return k.folder.unlink(name)
+	}
+	stem, f, ok := k.parse(name)
+	if !ok {
+		return disk.Errorf(disk.NotFound, "remove %q: there is no such file", name)
+	}
+	if k.folder != nil {
+		if g := k.folder.unfinished(publicKey(Decode(stem), f), callerProcess(ctx)); g != nil {
+			return k.folder.unlink(g.key)
+		}
+	}
+	if f.Name == JSONName {
+		return k.unlinkJSON(ctx, name, Decode(stem))
+	}
+	n, err := k.find(ctx, stem)
+	switch {
+	case err != nil:
+		return err
+	case n == nil:
+		return disk.Errorf(disk.NotFound, "remove %q: there is no such image", name)
+	case n.Entry.Live():
+		err := disk.Errorf(disk.Policy, "remove %q: a live machine is never removed here", name)
+		return disk.Hint(err, "remove it where it runs; its captures can be removed, by a mount with --allow-delete, or chromogenic rm")
+	case !k.t.o.AllowDelete:
+		err := disk.Errorf(disk.Policy, "remove %q: the mount deletes no images", name)
+		return disk.Hint(err, "chromogenic rm %s:%s/%s, or mount with --allow-delete: either removes it in all its formats", k.site, k.view.kind, n.Name)
+	}
+	return k.remove(ctx, name, n, f)
+}
+
+// remove removes an image by one of its names, for the program that asks.
+func (k *kindNode) remove(ctx context.Context, name string, n *Named, f formats.Format) error {
+	by := callerProcess(ctx)
+	spree := k.t.sprees.of(by)
+	defer spree.done()
+	r := spree.image(join(k.path, n.Name))
+	fresh := !slices.Contains(r.names, f.Name)
+	r.names = append(r.names, f.Name)
+	switch {
+	case r.gone && fresh:
+		err := disk.Errorf(disk.Busy, "remove %q: it is of an image that has come since this program removed the one of that name", name)
+		return disk.Hint(err, "remove it once more, if that one is to go too")
+	case r.gone:
+		*r = removal{names: []string{f.Name}}
+	}
+	if by.syncs() {
+		all, err := k.formatsOf(ctx, n)
+		if err != nil {
+			return err
+		}
+		for _, other := range all {
+			if slices.Contains(r.names, other) {
+				continue
+			}
+			if len(r.names) == 1 {
+				k.t.log.Info("an image stays until all its names are removed", "path", join(k.path, n.Name), "for", by.String())
+			}
+			return nil
+		}
+	}
+	_, err := k.t.p.Remove(ctx, k.site, n.Entry, by.String())
+	r.gone = err == nil
+	return err
+}
+
+// formatsOf are the formats in which the directory lists an image.
+func (k *kindNode) formatsOf(ctx context.Context, n *Named) ([]string, error) {
+	var names []string
+	for _, f := range k.t.rows() {
+		show, err := k.shows(ctx, pipeline.Ref{Site: k.site, Entry: n.Entry, Format: f.Name}, f, k.cheap())
+		if err != nil {
+			return nil, err
+		}
+		if show {
+			names = append(names, f.Name)
+		}
+	}
+	return names, nil
+}
+
+// unlinkJSON removes what was set of the metadata of an image, where the image may
+// be removed, and what waits for an image.
+func (k *kindNode) unlinkJSON(ctx context.Context, file, name string) error {
+	n, err := k.named(ctx, name)
+	if err != nil {
+		return err
+	}
+	_, held := k.t.p.HeldMeta(k.site, name)
+	switch {
+	case n == nil && held:
+		return k.t.p.DropMeta(k.site, name)
+	case n == nil:
+		return disk.Errorf(disk.NotFound, "remove %q: there is no such image", file)
+	case !k.t.o.AllowDelete:
+		err := disk.Errorf(disk.Policy, "remove %q: the mount deletes no metadata", file)
+		return disk.Hint(err, "write other metadata instead, or mount with --allow-delete, which removes what was set")
+	}
+	// Whoever removes all names of an image that stays must not take this from it.
+	if _, err := k.t.p.PlanRemoval(ctx, k.site, n.Entry); err != nil {
+		return fmt.Errorf("remove its metadata: %w", err)
+	}
+	_, err = k.t.p.SetMeta(context.WithoutCancel(ctx), k.site, n.Entry, providers.Metadata{})
+	return err
+}
+
+// unlink drops the file of a key.
+func (f *folder) unlink(key string) error {
+	f.mu.Lock()
+	g := f.files[key]
+	delete(f.files, key)
+	f.mu.Unlock()
+	if g == nil {
+		return disk.Errorf(disk.NotFound, "remove file: there is none of that name")
+	}
+	g.drop()
+	return nil
+}
+
+// drop ends a file that will be no image. Who has it open may go on with it.
+func (g *staged) drop() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.state = dropped
+	if g.opens == 0 {
+		g.spool.Close()
+	}
+}
