@@ -37,6 +37,11 @@ func usage(hint, format string, args ...any) error {
 	return &usageError{text: fmt.Sprintf(format, args...), hint: hint}
 }
 
+// A toldError was printed already, when it came.
+type toldError struct{ error }
+
+func (e toldError) Unwrap() error { return e.error }
+
 // exitStatus is the status that tells of err. An interrupt wins: whatever else
 // failed did so because of it.
 func exitStatus(ctx context.Context, err error) int {
@@ -83,6 +88,10 @@ func mountStatus(status int) int {
 // complain prints err as every command does: the message, and what to do about
 // it where that is known.
 func complain(w io.Writer, err error) {
+	var told toldError
+	if errors.As(err, &told) {
+		return
+	}
 	message, hint := explainError(err)
 	fmt.Fprintf(w, "chromogenic: %s\n", message)
 	if hint != "" {

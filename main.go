@@ -74,6 +74,7 @@ func newApp() *cli.App {
 			convertCommand(),
 			inspectCommand(),
 			metaCommand(),
+			rmCommand(),
 			jobsCommand(),
 			gcCommand(),
 			refreshCommand(),

@@ -195,6 +195,38 @@ func openService(c *cli.Context) (control.Service, func(), error) {
 	return control.Local(p), func() { p.Close() }, nil
 }
 
+// openOwner is for a command that must know who uses an image: it asks the mount that
+// owns the state directory, or opens that itself, and fails where it can do neither. The
+// pipeline is to look with. The function ends both.
+func openOwner(c *cli.Context) (control.Service, *pipeline.Pipeline, func(), error) {
+	conf, err := configured(c.String("config"))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	dir, err := conf.stateDir(c.String("state-dir"))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	client, err := control.Dial(filepath.Join(dir, control.SocketName))
+	switch {
+	case err == nil:
+		dir = "" // the mount has it
+	case disk.KindOf(err) != disk.NotFound:
+		return nil, nil, nil, err
+	}
+	p, err := conf.open(dir, "", quietLogger(c))
+	if err != nil {
+		if client != nil {
+			client.Close()
+		}
+		return nil, nil, nil, err
+	}
+	if client == nil {
+		return control.Local(p), p, func() { p.Close() }, nil
+	}
+	return client, p, func() { client.Close(); p.Close() }, nil
+}
+
 // service asks the mount that owns the state directory to copy, so that it knows
 // at once; where none does, p copies.
 func service(c *cli.Context, p *pipeline.Pipeline, conf *config) (control.Service, func(), error) {

@@ -101,7 +101,7 @@ func (f *controlFile) attr(out *fuse.Attr) {
 		mode = 0o640
 	}
 	*out = fuse.Attr{
-		Ino: out.Ino, Mode: syscall.S_IFREG | mode, Nlink: 1, Owner: f.t.owner,
+		Ino: out.Ino, Mode: syscall.S_IFREG | f.t.mode(mode), Nlink: 1, Owner: f.t.owner,
 		Size: uint64(len(f.text())), Blksize: blockSize,
 	}
 	out.SetTimes(&f.t.mounted, &f.t.mounted, &f.t.mounted)

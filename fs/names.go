@@ -136,10 +136,7 @@ func NewIndex(entries []providers.Entry) *Index {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))
 	})
 	for i, e := range entries {
-		name, at := cmp.Or(e.Name, e.ID), ""
-		if e.Capture != nil {
-			at = "@" + e.Capture.Taken.UTC().Format(providers.CaptureLayout)
-		}
+		name, at := cmp.Or(e.Name, e.ID), captureTime(e)
 		shown := x.free(Encode(name)+at, e.ID)
 		name += at
 		x.shown = append(x.shown, Named{shown, e})
@@ -152,6 +149,14 @@ func NewIndex(entries []providers.Entry) *Index {
 		}
 	}
 	return x
+}
+
+// captureTime is what the name of a capture ends in, empty for anything else.
+func captureTime(e providers.Entry) string {
+	if e.Capture == nil {
+		return ""
+	}
+	return "@" + e.Capture.Taken.UTC().Format(providers.CaptureLayout)
 }
 
 // free is the shown name for an encoded one. No encoded name holds a ~, so plain
@@ -196,6 +201,26 @@ func (x *Index) Find(stem string) (Named, bool) {
 		return Named{}, false
 	}
 	return x.ID(stem)
+}
+
+// All gives every entry that a stem may mean: by a shown name that is nobody's true
+// name, by the true name, which several may share, or else by the id, which may be
+// spelled as in by-id/. It is for who must not guess.
+func (x *Index) All(stem string) []Named {
+	i, ok := x.byName[stem]
+	if ok && strings.ContainsRune(stem, '~') { // as no encoded name does
+		return x.shown[i : i+1]
+	}
+	var all []Named
+	for _, n := range x.shown {
+		if cmp.Or(n.Entry.Name, n.Entry.ID)+captureTime(n.Entry) == Decode(stem) {
+			all = append(all, n)
+		}
+	}
+	if n, ok := x.ID(stem); ok && len(all) == 0 {
+		all = append(all, n)
+	}
+	return all
 }
 
 // ID gives the entry of an id, as it is or as a stem spells it.

@@ -18,7 +18,7 @@ const stageRemove = "remove"
 
 // releaseTime is how long a removal waits for whoever reads the image: close(2)
 // returns before the kernel has told of it.
-const releaseTime = time.Second
+const releaseTime = 500 * time.Millisecond
 
 // releasePoll is how often it looks meanwhile.
 const releasePoll = 10 * time.Millisecond
