@@ -40,7 +40,7 @@ func (k *kindNode) unlink(ctx context.Context, name string) error {
 	}
 	if k.folder != nil {
 		if g := k.folder.unfinished(publicKey(Decode(stem), f), callerProcess(ctx)); g != nil {
-			return k.folder.unlink(g.key)
+			return k.unlinkWriting(ctx, name, stem, g)
 		}
 	}
 	if f.Name == JSONName {
@@ -56,10 +56,32 @@ func (k *kindNode) unlink(ctx context.Context, name string) error {
 		err := disk.Errorf(disk.Policy, "remove %q: a live machine is never removed here", name)
 		return disk.Hint(err, "remove it where it runs; its captures can be removed, by a mount with --allow-delete, or chromogenic rm")
 	case !k.t.o.AllowDelete:
-		err := disk.Errorf(disk.Policy, "remove %q: the mount deletes no images", name)
-		return disk.Hint(err, "chromogenic rm %s:%s/%s, or mount with --allow-delete: either removes it in all its formats", k.site, k.view.kind, n.Name)
+		return k.errNoDelete(name, n)
 	}
 	return k.remove(ctx, name, n, f)
+}
+
+// unlinkWriting drops what the program is writing. Of an image that has the name
+// nothing was overwritten, and the program is told that it stays.
+func (k *kindNode) unlinkWriting(ctx context.Context, name, stem string, g *staged) error {
+	if err := k.folder.unlink(g.key); err != nil || g.format.Name == JSONName {
+		return err
+	}
+	n, err := k.find(ctx, stem)
+	switch {
+	case err != nil || n == nil:
+		return err
+	case !k.t.o.AllowDelete:
+		return k.errNoDelete(name, n)
+	}
+	err = disk.Errorf(disk.Busy, "remove %q: what was being written is dropped; the image of that name is as it was, and stays", name)
+	return disk.Hint(err, "remove it once more, if it is to go too")
+}
+
+// errNoDelete refuses the removal of an image.
+func (k *kindNode) errNoDelete(name string, n *Named) error {
+	err := disk.Errorf(disk.Policy, "remove %q: the mount deletes no images", name)
+	return disk.Hint(err, "chromogenic rm %s:%s/%s, or mount with --allow-delete: either removes it in all its formats", k.site, k.view.kind, n.Name)
 }
 
 // remove removes an image by one of its names, for the program that asks.

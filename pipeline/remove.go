@@ -78,6 +78,7 @@ func (p *Pipeline) Remove(ctx context.Context, site string, e providers.Entry, b
 	stage := jobs.Stage{Name: stageRemove, Outcome: jobs.OutcomeDone, Started: rec.Started, Note: filesOf(e, what)}
 	err = remove(ctx, e)
 	p.Forget(site)
+	p.letGo(site, e)
 	stage.Took = time.Since(stage.Started)
 	if err != nil {
 		err = fmt.Errorf("remove %s: %w", rec.Source, err)
@@ -164,16 +165,37 @@ func (p *Pipeline) inUse(site string, e providers.Entry) bool {
 	defer p.mu.Unlock()
 	uses := 0
 	for _, c := range p.cores {
-		if c.Ref.Site == site && c.Ref.Entry.Kind == e.Kind && c.Ref.Entry.ID == e.ID {
+		if c.of(site, e) {
 			uses += c.refs
-			for _, w := range p.late { // whose views are closed
-				if w.core == c {
-					uses--
-				}
-			}
+		}
+	}
+	for _, w := range p.late { // whose views are closed
+		if w.core.of(site, e) && p.cores[w.core.key] == w.core {
+			uses--
 		}
 	}
 	return uses > 0
+}
+
+// of tells whether the views are of an entry, in whatever version.
+func (c *core) of(site string, e providers.Entry) bool {
+	return c.Ref.Site == site && c.Ref.Entry.Kind == e.Kind && c.Ref.Entry.ID == e.ID
+}
+
+// letGo gives up the views of an entry that linger: what is written now cannot be a
+// copy of it.
+func (p *Pipeline) letGo(site string, e providers.Entry) {
+	p.mu.Lock()
+	var gone []*waiting
+	for _, w := range p.late {
+		if w.core.of(site, e) {
+			gone = append(gone, w)
+		}
+	}
+	p.mu.Unlock()
+	for _, w := range gone {
+		p.leave(w)
+	}
 }
 
 // neededByJob is the error of an entry that a job which has not ended reads, or

@@ -145,6 +145,37 @@ func TestRemoveNeeded(t *testing.T) {
 	}
 }
 
+// TestRemoveAndBack: what is written a moment later is no copy of what is gone,
+// although the bytes are the same.
+func TestRemoveAndBack(t *testing.T) {
+	b := newBench(t)
+	b.put("a/web.raw", holes())
+	v := b.view("a", "web", "qcow2")
+	bytes, err := disktest.Read(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Close()
+	if _, err := b.remove("a", "web"); err != nil {
+		t.Fatal(err)
+	}
+	s, err := b.NewSpool(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.WriteAt(bytes, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := s.Source(); ok {
+		t.Error("it is recognised as a copy")
+	}
+	if _, err := b.copy(CopySpec{Image: s.Image(), Format: "qcow2", Site: "a", Name: "web"}); err != nil {
+		t.Error(err)
+	}
+	disktest.Compare(t, b.view("a", "web", "raw"), holes())
+}
+
 func TestRemoveCapture(t *testing.T) {
 	b := newBench(t)
 	b.put("live/vm.raw", holes())
