@@ -161,7 +161,7 @@ func benchMounted(tb testing.TB, raw, format string) string {
 		tb.Fatal(err)
 	}
 	mnt := tb.TempDir()
-	p, err := conf.open("", mnt, nil)
+	p, err := conf.open("", mnt, nil, nil)
 	if err != nil {
 		tb.Fatal(err)
 	}

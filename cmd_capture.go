@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -22,13 +23,14 @@ func captureCommand() *cli.Command {
 		Description: "The capture is listed as PROVIDER:instances/NAME@TIME, with the time in UTC. It never changes,\n" +
 			"so that backups read it as an image. What was made is printed. The policy of the provider\n" +
 			"(snapshot in the configuration) holds here too; on-copy and auto allow it.",
-		Flags: append(commonFlags(), jsonFlag(),
+		Flags: slices.Concat(commonFlags(), limitFlags(), []cli.Flag{
+			jsonFlag(),
 			&cli.StringFlag{Name: "name", Usage: "call the capture `NAME`@TIME"},
 			&cli.IntFlag{Name: "keep", Usage: "then remove the oldest captures of the machine and name, but for `N`"},
 			&cli.BoolFlag{Name: "freeze", Usage: "have the filesystems frozen meanwhile, or fail"},
 			&cli.StringFlag{Name: "image", Usage: "make the image `NAME` of it; the capture itself stays only with --keep"},
 			&cli.BoolFlag{Name: "yes-restart", Usage: "allow it where capturing restarts the machine"},
-		),
+		}),
 		Action: func(c *cli.Context) error {
 			if err := wantArgs(c, 1, 1); err != nil {
 				return err
@@ -40,6 +42,10 @@ func captureCommand() *cli.Command {
 
 func captureInstance(c *cli.Context) error {
 	place, err := capturePlace(c)
+	if err != nil {
+		return err
+	}
+	rate, err := rateOf(c)
 	if err != nil {
 		return err
 	}
@@ -66,6 +72,8 @@ func captureInstance(c *cli.Context) error {
 		Freeze:     c.Bool("freeze"),
 		MayRestart: c.Bool("yes-restart"),
 		Image:      fs.Decode(c.String("image")),
+		Rate:       rate,
+		OverBudget: c.Bool("over-budget"),
 	}, m.update)
 	m.close()
 	switch {

@@ -23,14 +23,15 @@ func cpCommand() *cli.Command {
 		Description: "SRC and DST are places, PROVIDER:images/NAME[.FORMAT] or PROVIDER:instances/NAME[.FORMAT],\n" +
 			"or plain paths; at least one is a place. No mount is needed. A copy is verified, and is\n" +
 			"visible under its name only when it is complete.",
-		Flags: append(commonFlags(), jsonFlag(),
+		Flags: slices.Concat(commonFlags(), limitFlags(), []cli.Flag{
+			jsonFlag(),
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be done, and do nothing"},
 			&cli.StringFlag{Name: "store", Usage: "keep it as `FORMAT`, or \"source\", whatever the provider's own choice is"},
 			&cli.StringFlag{Name: "until", Usage: "pause after `STAGE`: " + strings.Join(pipeline.Stages(), ", ")},
 			&cli.StringFlag{Name: "clean", Usage: "`POLICY` for traces of the old machine: auto, require, best-effort or off"},
 			&cli.BoolFlag{Name: "allow-replace", Usage: "let another image of that name go when the new one, verified, takes its place"},
 			&cli.BoolFlag{Name: "force", Usage: "replace a plain file DST if it exists"},
-		),
+		}),
 		Action: func(c *cli.Context) error {
 			if err := wantArgs(c, 2, 2); err != nil {
 				return err
@@ -46,6 +47,7 @@ type copying struct {
 	p        *pipeline.Pipeline
 	service  control.Service // of between two places
 	src, dst end
+	rate     pipeline.Rate
 	meter    *meter
 }
 
@@ -56,6 +58,9 @@ func copyAction(c *cli.Context) error {
 		return err
 	}
 	if job.dst, err = parseFile(c.Args().Get(1)); err != nil {
+		return err
+	}
+	if job.rate, err = rateOf(c); err != nil {
 		return err
 	}
 	if err := job.refuse(); err != nil {

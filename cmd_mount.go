@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -79,6 +80,7 @@ type mounting struct {
 	state      string
 	log        *slog.Logger
 	notify     *notifier
+	cli        *cli.Context
 }
 
 // serve mounts, tells the parent, and returns when the mount has ended.
@@ -146,7 +148,7 @@ const handover = 3 * time.Second
 // pipeline makes the pipeline.
 func (m *mounting) pipeline(ctx context.Context) (*pipeline.Pipeline, error) {
 	for end := time.Now().Add(handover); ; {
-		p, err := m.open(m.state, m.mountpoint, m.log)
+		p, err := m.open(m.state, m.mountpoint, m.log, nil)
 		if disk.KindOf(err) != disk.Busy || ctx.Err() != nil || time.Now().After(end) {
 			return p, err
 		}
@@ -176,7 +178,7 @@ func (m *mounting) mount(ctx context.Context, p *pipeline.Pipeline) (*fs.Server,
 
 // newMounting settles what configuration, environment, flags and -o say.
 func newMounting(c *cli.Context) (*mounting, error) {
-	m := &mounting{}
+	m := &mounting{cli: c}
 	mountpoint, err := m.configure(c)
 	if err != nil {
 		return nil, err
@@ -185,6 +187,7 @@ func newMounting(c *cli.Context) (*mounting, error) {
 		return nil, err
 	}
 	m.file = *m.config
+	m.file.Providers = slices.Clone(m.Providers)
 	if m.kernel, err = m.take(c); err != nil {
 		return nil, err
 	}

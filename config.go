@@ -28,6 +28,8 @@ type config struct {
 	StateDir   string
 	SpoolLimit int64 // bytes; 0 is no limit of our own
 	CacheSize  int64 // bytes; 0 is the default
+	BWLimit    pipeline.Rate
+	ReadBudget pipeline.Budget
 	LogFile    string
 	UID, GID   *uint32      // of all files; nil is those of the process that mounts
 	Umask      *permissions // that no file has; nil is the default
@@ -47,6 +49,9 @@ type providerConfig struct {
 	Store     string
 	Clean     string
 	Snapshot  string
+
+	BWLimit    *pipeline.Rate   // nil has none of its own; zero takes the provider out of that of all
+	ReadBudget *pipeline.Budget // likewise
 }
 
 // providerName is what may name a provider, for it names a directory too.

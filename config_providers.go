@@ -37,6 +37,17 @@ func (c *config) provider(n *yaml.Node, p *providerConfig) error {
 		"store":     choiceField(&p.Store, stores()...),
 		"clean":     choiceField(&p.Clean, cleans()...),
 		"snapshot":  choiceField(&p.Snapshot, "on-copy", "auto", "never", "require-stopped", "require-frozen"),
+
+		"bwlimit": scalarField(func(text string) error {
+			r, err := parseRate(text)
+			p.BWLimit = &r
+			return err
+		}),
+		"read_budget": scalarField(func(text string) error {
+			b, err := parseBudget(text)
+			p.ReadBudget = &b
+			return err
+		}),
 	})
 	switch {
 	case err != nil:

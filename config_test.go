@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 func writeConfig(t *testing.T, text string) string {
@@ -46,7 +47,7 @@ providers:
 			{Name: "ark", Type: "local", Images: filepath.Join(filepath.Dir(path), "backup/images"), Store: "qcow2", Clean: "off", Snapshot: "never"},
 		},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(config{})); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
@@ -81,6 +82,9 @@ func TestConfigRefused(t *testing.T) {
 		{"no formats", "formats: []\n", `:1: list of formats is empty`},
 		{"formats no list", "formats: raw\n", `:1: want a list`},
 		{"size", "cache_size: much\n", `:1: "much" is not a size`},
+		{"rate", "bwlimit: fast\n", `:1: "fast" is not a rate`},
+		{"rate of a provider", "providers:\n  a: {type: local, images: /x,\n    bwlimit: fast}\n", `:3: "fast" is not a rate`},
+		{"budget", "providers:\n  a: {type: local, images: /x, read_budget: 1G/week}\n", `:2: "1G/week" is not a budget`},
 		{"list for a text", "\nstate_dir: [a]\n", `:2: want a text`},
 		{"no mapping", "- a\n", `:1: want keys and values`},
 		{"two documents", "state_dir: /a\n---\nstate_dir: /b\n", `several`},

@@ -30,6 +30,8 @@ func (j *copying) between() (*jobs.Record, error) {
 		Store:       j.c.String("store"),
 		Clean:       j.c.String("clean"),
 		Replace:     j.c.Bool("allow-replace"),
+		Rate:        j.rate,
+		OverBudget:  j.c.Bool("over-budget"),
 		Until:       j.c.String("until"),
 		DryRun:      j.meter == nil,
 	}
@@ -52,6 +54,7 @@ func (j *copying) fromFile() (*jobs.Record, error) {
 		Clean:   j.c.String("clean"),
 		Until:   j.c.String("until"),
 		Replace: j.c.Bool("allow-replace"),
+		Rate:    j.rate,
 		Mtime:   info.ModTime(),
 	}
 	base := filepath.Base(j.src.Path)
@@ -104,11 +107,14 @@ func (j *copying) toFile() (*jobs.Record, error) {
 		}
 		j.src.Format = named.Name
 	}
-	v, err := view(j.c.Context, j.p, j.src.Place, n)
+	v, err := view(j.c.Context, j.p, j.src.Place, n, j.c.Bool("over-budget"))
 	if err != nil {
 		return nil, err
 	}
 	defer v.Close()
+	if err := j.p.Afford(j.c.Context, v); err != nil {
+		return nil, err
+	}
 	if folder {
 		f, _ := formats.ByName(v.Ref.Format)
 		path = filepath.Join(path, n.Name+"."+f.Exts[0])
@@ -133,7 +139,7 @@ func (j *copying) toFile() (*jobs.Record, error) {
 		return rec, nil
 	}
 	out.Progress = j.meter.update
-	if err := writeFile(j.c.Context, v, path, out); err != nil {
+	if err := writeFile(j.c.Context, pipeline.Pace(j.c.Context, v, j.rate.Read), path, out); err != nil {
 		return nil, err
 	}
 	rec.State, rec.Ended = jobs.Done, time.Now()

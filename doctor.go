@@ -189,7 +189,7 @@ func checkSpool(dir string, limit int64) finding {
 
 // checkProviders lists each provider as a mount does, without the state.
 func checkProviders(ctx context.Context, m *mounting) []finding {
-	p, err := m.open("", m.mountpoint, slog.New(slog.DiscardHandler))
+	p, err := m.open("", m.mountpoint, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return []finding{failsBy("providers", err)}
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"chromogenic/pipeline"
 )
 
 // A mountOption is one setting of a mount. Its name is that of the flag,
@@ -18,7 +20,7 @@ import (
 type mountOption struct {
 	name  string
 	usage string
-	value any // where it goes: *bool, *string (a path), *int64 (a size), **uint32 (an id), **permissions, *[]string (formats)
+	value any // where it goes: *bool, *string (a path), *int64 (a size), **uint32 (an id), **permissions, *[]string (formats), or a limit
 }
 
 // permissions are those of files, as chmod(1) takes them, in octal.
@@ -42,6 +44,8 @@ func (c *config) options() []mountOption {
 		{"state-dir", "keep what is learned of images in `DIR`", &c.StateDir},
 		{"spool-limit", "take at most `SIZE` for images that programs write", &c.SpoolLimit},
 		{"cache-size", "keep up to `SIZE` of remote images in memory", &c.CacheSize},
+		{"bwlimit", "send and read at most `RATE` bytes a second: 10M, or 10M:1M for sending and reading", &c.BWLimit},
+		{"read-budget", "read at most `SIZE/PERIOD` from providers: 100G/day, /hour or /month", &c.ReadBudget},
 		{"log-file", "append the log to `FILE`", &c.LogFile},
 		{"debug", "log every step", &c.Debug},
 	}
@@ -88,6 +92,10 @@ func (o mountOption) set(text string) (err error) {
 		*v, err = filepath.Abs(text)
 	case *int64:
 		*v, err = parseSize(text)
+	case *pipeline.Rate:
+		*v, err = parseRate(text)
+	case *pipeline.Budget:
+		*v, err = parseBudget(text)
 	case **uint32:
 		n, err := strconv.ParseUint(text, 10, 32)
 		if err != nil || n == noID {

@@ -42,6 +42,8 @@ func TestMountOptionNames(t *testing.T) {
 		"state-dir":     {dir + "/1", dir + "/2", dir + "/3", dir + "/4"},
 		"spool-limit":   {"1M", "2M", "3M", "4M"},
 		"cache-size":    {"5M", "6M", "7M", "8M"},
+		"bwlimit":       {"1M", "2M:off", "off", "4M:3M"},
+		"read-budget":   {"1G", "2G/hour", "off", "4G/month"},
 		"log-file":      {dir + "/log1", dir + "/log2", dir + "/log3", dir + "/log4"},
 	}
 	for i, o := range new(config).options() {
@@ -116,7 +118,7 @@ func TestApply(t *testing.T) {
 
 // A word of ours with a value that makes no sense is named.
 func TestApplyRefused(t *testing.T) {
-	for _, word := range []string{"ro=maybe", "formats", "formats=floppy", "formats=raw:raw", "state_dir", "state_dir=", "spool_limit=much", "uid=me", "gid=-1", "uid=4294967295", "uid=4294967296", "uid", "umask", "umask=8", "umask=1000", "umask=u=rwx", "umask=-1"} {
+	for _, word := range []string{"ro=maybe", "formats", "formats=floppy", "formats=raw:raw", "state_dir", "state_dir=", "spool_limit=much", "bwlimit=fast", "bwlimit=1M:", "read_budget=1G/week", "uid=me", "gid=-1", "uid=4294967295", "uid=4294967296", "uid", "umask", "umask=8", "umask=1000", "umask=u=rwx", "umask=-1"} {
 		_, err := new(config).apply([]string{"rw", word})
 		if err == nil || !strings.Contains(err.Error(), `"`+word+`"`) {
 			t.Errorf("%s: %v", word, err)

@@ -81,9 +81,10 @@ func placeName(site string, kind providers.Kind, stem string) string {
 	return site + ":" + string(kind) + "/" + stem
 }
 
-// view opens an entry in a format; empty is its own.
-func view(ctx context.Context, p *pipeline.Pipeline, place fs.Place, n fs.Named) (*pipeline.View, error) {
-	ref := pipeline.Ref{Site: place.Provider, Entry: n.Entry, Format: formatOf(place, n)}
+// view opens an entry in a format; empty is its own. Over reads on when the read
+// budget is used up.
+func view(ctx context.Context, p *pipeline.Pipeline, place fs.Place, n fs.Named, over bool) (*pipeline.View, error) {
+	ref := pipeline.Ref{Site: place.Provider, Entry: n.Entry, Format: formatOf(place, n), Over: over}
 	if n.Entry.Live() && p.SnapshotPolicy(place.Provider) == "never" {
 		err := disk.Errorf(disk.Policy, "read %s: the policy of %s is to capture no instance", placeName(place.Provider, place.Kind, n.Name), place.Provider)
 		return nil, disk.Hint(err, "set snapshot: auto for %s in the configuration", place.Provider)

@@ -104,30 +104,30 @@ func (c *config) stateDir(flag string) (string, error) {
 }
 
 // provide makes the providers, but for those that an old configuration has made of the
-// same words.
+// same words, whatever it says of limits.
 func (c *config) provide(mountpoint string, old *config) error {
 	if len(c.Providers) == 0 {
 		return disk.Hint(disk.Errorf(disk.Invalid, "%s names no providers", c.Path), "add some below the key providers")
 	}
 	c.made = nil
 	for _, p := range c.Providers {
-		same := func(q providerConfig) bool { return reflect.DeepEqual(p, q) }
+		site := pipeline.Site{Clean: p.Clean, Snapshot: p.Snapshot, Limits: pipeline.Limits{Rate: p.BWLimit, Budget: p.ReadBudget}}
+		same := func(q providerConfig) bool { return reflect.DeepEqual(p.unlimited(), q.unlimited()) }
+		var err error
 		if i := slices.IndexFunc(old.Providers, same); i >= 0 && i < len(old.made) {
-			c.made = append(c.made, old.made[i])
-			continue
-		}
-		provider, err := newProvider(p, mountpoint)
-		if err != nil {
+			site.Provider = old.made[i].Provider
+		} else if site.Provider, err = newProvider(p, mountpoint); err != nil {
 			return err
 		}
-		c.made = append(c.made, pipeline.Site{Provider: provider, Clean: p.Clean, Snapshot: p.Snapshot})
+		c.made = append(c.made, site)
 	}
 	return nil
 }
 
 // open makes the pipeline of a configuration. mountpoint is where it is going to
-// be mounted, empty if it is not.
-func (c *config) open(stateDir, mountpoint string, log *slog.Logger) (*pipeline.Pipeline, error) {
+// be mounted, empty if it is not. charge counts what is read; nil does so in the
+// state.
+func (c *config) open(stateDir, mountpoint string, log *slog.Logger, charge pipeline.Charger) (*pipeline.Pipeline, error) {
 	if err := c.provide(mountpoint, &config{}); err != nil {
 		return nil, err
 	}
@@ -136,6 +136,8 @@ func (c *config) open(stateDir, mountpoint string, log *slog.Logger) (*pipeline.
 		StateDir:   stateDir,
 		SpoolLimit: c.SpoolLimit,
 		CacheSize:  c.CacheSize,
+		Limits:     c.limits(),
+		Charge:     charge,
 		Log:        log,
 	})
 }
@@ -156,15 +158,25 @@ func openSession(c *cli.Context) (*pipeline.Pipeline, *config, error) {
 		return nil, nil, err
 	}
 	log := quietLogger(c)
-	p, err := conf.open(dir, "", log)
+	p, err := conf.open(dir, "", log, nil)
 	if kind := disk.KindOf(err); kind == disk.Busy || kind == disk.Denied || kind == disk.ReadOnly {
 		log.Debug("work without the state directory", "dir", dir, "reason", err)
-		p, err = conf.open("", "", log)
+		p, err = conf.open("", "", log, chargeOwner(dir))
 	}
 	if err != nil {
 		return nil, nil, err
 	}
 	return p, conf, nil
+}
+
+// chargeOwner counts what a command reads with the process that has the state
+// directory; nil where that cannot be asked.
+func chargeOwner(stateDir string) pipeline.Charger {
+	client, err := control.Dial(filepath.Join(stateDir, control.SocketName))
+	if err != nil {
+		return nil
+	}
+	return client.Charge
 }
 
 // openService is for a command that asks for what is in the state directory: of
@@ -188,7 +200,7 @@ func openService(c *cli.Context) (control.Service, func(), error) {
 	case confErr != nil:
 		return nil, nil, confErr
 	}
-	p, err := conf.open(dir, "", quietLogger(c))
+	p, err := conf.open(dir, "", quietLogger(c), nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -207,14 +219,15 @@ func openOwner(c *cli.Context) (control.Service, *pipeline.Pipeline, func(), err
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	var charge pipeline.Charger
 	client, err := control.Dial(filepath.Join(dir, control.SocketName))
 	switch {
 	case err == nil:
-		dir = "" // the mount has it
+		dir, charge = "", client.Charge // the mount has it
 	case disk.KindOf(err) != disk.NotFound:
 		return nil, nil, nil, err
 	}
-	p, err := conf.open(dir, "", quietLogger(c))
+	p, err := conf.open(dir, "", quietLogger(c), charge)
 	if err != nil {
 		if client != nil {
 			client.Close()

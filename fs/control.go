@@ -9,6 +9,8 @@ import (
 
 	gofuse "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"chromogenic/pipeline"
 )
 
 // controlName is the directory for people and scripts. It resolves and is not
@@ -171,7 +173,9 @@ func (t *tree) status() []byte {
 		Providers  []string     `json:"providers"`
 		Unfinished []unfinished `json:"unfinished"`
 		Jobs       []runningJob `json:"jobs"`
-	}{t.o.Version, t.mounted.UTC(), t.o.ReadOnly, t.formats, t.p.SiteNames(), []unfinished{}, t.running()}
+
+		Traffic []pipeline.Traffic `json:"traffic"` // of each provider
+	}{t.o.Version, t.mounted.UTC(), t.o.ReadOnly, t.formats, t.p.SiteNames(), []unfinished{}, t.running(), t.p.Traffic()}
 	for _, f := range t.allFolders() {
 		f.mu.Lock()
 		for _, g := range f.files {

@@ -12,7 +12,7 @@ import (
 
 // capture snapshots an instance and opens the snapshot: all its disks at one
 // moment. Closing the source removes the snapshot from the provider.
-func (p *Pipeline) capture(ctx context.Context, site string, e providers.Entry, spec providers.SnapSpec) (*source, error) {
+func (p *Pipeline) capture(ctx context.Context, site string, e providers.Entry, spec providers.SnapSpec, over bool) (*source, error) {
 	s, err := p.site(site)
 	if err != nil {
 		return nil, err
@@ -29,6 +29,9 @@ func (p *Pipeline) capture(ctx context.Context, site string, e providers.Entry, 
 	}
 	if err != nil {
 		return nil, fmt.Errorf("capture instance %q of %s: %w", e.Name, site, err)
+	}
+	for i, d := range snap.Disks {
+		snap.Disks[i] = s.traffic.metered(p.ctx, d, over)
 	}
 	release := func() error { return taker.Release(context.WithoutCancel(ctx), snap.ID) }
 	out, err := decodeSet(snap.Disks)

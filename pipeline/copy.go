@@ -22,6 +22,7 @@ type CopySpec struct {
 	Site, Name string           // the destination: always its images
 	Store      string           // overrides the provider's store: "", "source" or a format
 	Clean      string           // overrides the site's policy
+	Rate       Rate             // of this copy, besides the limits of the providers
 	Replace    bool             // another image of that name goes when this one, verified, takes its place
 	Mtime      time.Time        // kept with the image; zero is now
 	Scratch    int64            // bytes of scratch space that the source has taken
@@ -79,7 +80,7 @@ func (p *Pipeline) Copy(ctx context.Context, spec CopySpec) (rec *jobs.Record, e
 
 // run takes the stages.
 func (j *job) run(ctx context.Context) error {
-	if err := j.stage(stageCheck, func() error { return j.checkDestination(ctx) }); err != nil {
+	if err := j.stage(stageCheck, func() error { return j.check(ctx) }); err != nil {
 		return err
 	}
 	if err := j.stage(stageOpen, func() error { return j.open(ctx) }); err != nil {
@@ -129,7 +130,7 @@ func (p *Pipeline) Plan(ctx context.Context, spec CopySpec) (rec *jobs.Record, e
 	defer func() { rec.Finish(err) }()
 	defer j.done()
 	for _, do := range []func() error{
-		func() error { return j.checkDestination(ctx) },
+		func() error { return j.check(ctx) },
 		j.look,
 		j.layOut,
 	} {

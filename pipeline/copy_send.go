@@ -119,7 +119,8 @@ func (j *job) transfer(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return j.upload.Send(ctx, j.payload, func(done int64) { j.progress(stageSend, done, total) })
+	out := j.site.traffic.outgoing(ctx, j.payload, newPacer(j.spec.Rate.Send))
+	return j.upload.Send(ctx, out, func(done int64) { j.progress(stageSend, done, total) })
 }
 
 // again finds the upload that an earlier run has begun, nil where there is none

@@ -10,7 +10,15 @@ import (
 	"chromogenic/providers"
 )
 
-// checkDestination refuses what can be known to fail before any work.
+// check refuses what can be known to fail before any work.
+func (j *job) check(ctx context.Context) error {
+	if err := j.checkDestination(ctx); err != nil {
+		return err
+	}
+	return j.afford(ctx)
+}
+
+// checkDestination refuses what the destination is known not to take.
 func (j *job) checkDestination(context.Context) error {
 	var err error
 	if j.site, err = j.p.site(j.spec.Site); err != nil {
@@ -27,6 +35,14 @@ func (j *job) checkDestination(context.Context) error {
 	return nil
 }
 
+// afford refuses a copy whose source the read budget does not do for.
+func (j *job) afford(ctx context.Context) error {
+	if j.spec.From == nil {
+		return nil
+	}
+	return j.p.Afford(ctx, j.spec.From)
+}
+
 // open makes the source ready: that of a site is captured first if it is a live
 // machine; bytes from outside are taken apart as the format that was stated.
 func (j *job) open(ctx context.Context) error {
@@ -36,6 +52,10 @@ func (j *job) open(ctx context.Context) error {
 	src, err := j.src.lease.get(ctx)
 	if err != nil {
 		return err
+	}
+	if rate := j.spec.Rate.Read; rate > 0 && j.spec.From != nil {
+		p := pacers{newPacer(rate)} // of all disks together
+		j.src = j.src.paced(func(img disk.Image) disk.Image { return paced{img, ctx, p} })
 	}
 	return src.machine.Verify(ctx)
 }

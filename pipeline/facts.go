@@ -59,6 +59,18 @@ func (f *facts) weight() uint32 {
 	return uint32(min(n, 1<<31))
 }
 
+// stored is how many bytes the image takes where it is kept, as far as is known.
+func (f *facts) stored() int64 {
+	if f.File != nil {
+		return min(f.FileSize, f.File.Allocated()*layout.BlockSize)
+	}
+	var sum int64
+	for _, d := range f.Disks {
+		sum += min(d.Size, d.Map.Allocated()*layout.BlockSize)
+	}
+	return sum
+}
+
 // imageKey names a version of an image in the state.
 func imageKey(site string, e providers.Entry) string {
 	return strings.Join([]string{site, string(e.Kind), e.ID, e.Version}, "\x00")
@@ -67,11 +79,16 @@ func imageKey(site string, e providers.Entry) string {
 // facts gives what is known of an image, and looks into it where nothing is. An
 // image that cannot be read for good is an error here too, remembered.
 func (p *Pipeline) facts(ctx context.Context, site string, e providers.Entry) (*facts, error) {
+	return p.factsOver(ctx, site, e, false)
+}
+
+// factsOver is facts, for who may read on when the read budget is used up.
+func (p *Pipeline) factsOver(ctx context.Context, site string, e providers.Entry, over bool) (*facts, error) {
 	key := imageKey(site, e)
 	if f, ok := p.known.GetIfPresent(key); ok && !(f.fluid && time.Since(f.learned) > fluidTime) {
 		return f, f.err
 	}
-	l := p.look(key, site, e)
+	l := p.look(key, site, e, over)
 	if err := l.wait(ctx); err != nil {
 		return nil, err
 	}
@@ -82,14 +99,14 @@ func (p *Pipeline) facts(ctx context.Context, site string, e providers.Entry) (*
 }
 
 // lookInto finds the facts of an image: in the state, or in the image itself.
-func (p *Pipeline) lookInto(key, site string, e providers.Entry, l *look) (*facts, error) {
+func (p *Pipeline) lookInto(key, site string, e providers.Entry, over bool, l *look) (*facts, error) {
 	if enc := p.state.get(bucketFacts, key); enc != nil {
 		if f, err := decodeFacts(enc); err == nil {
 			return f, nil
 		}
 		// An older program's encoding: look again.
 	}
-	src, err := p.openSource(p.ctx, site, e, false, l.watching)
+	src, err := p.openSource(p.ctx, site, e, sourceOptions{over: over, wrap: l.watching})
 	if err == nil {
 		defer src.close()
 		var f *facts

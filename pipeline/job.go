@@ -128,9 +128,6 @@ func (j *job) stage(name string, do func() error) error {
 	if err := j.step(name, func() (string, error) { return "", do() }); err != nil {
 		return fmt.Errorf("copy %s to %s: %w", j.rec.Source, j.rec.Destination, err)
 	}
-	if name == stageSend {
-		j.p.metrics.sentTo(j.spec.Site, j.rec.Bytes)
-	}
 	if name == j.spec.Until {
 		return errPaused
 	}

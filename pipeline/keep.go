@@ -18,6 +18,8 @@ type CaptureOptions struct {
 	Keep       int            // how many captures of the instance and the name are there afterwards; 0 removes none
 	Freeze     bool           // the filesystems must be frozen
 	MayRestart bool           // the machine may be restarted for it
+	Rate       Rate           // of the copy into the image, besides the limits of the provider
+	Over       bool           // that copy reads on when the read budget is used up
 	Image      string         // the name of an image to be made of it; the capture stays only with Keep
 	Progress   func(Progress) // as that of CopySpec
 }
@@ -43,7 +45,7 @@ func (p *Pipeline) Capture(ctx context.Context, name string, instance providers.
 	if o.Image != "" && o.Keep == 0 {
 		return p.captureImage(ctx, k)
 	}
-	k.job = p.newJob(CopySpec{Site: name, Name: o.Image, Progress: o.Progress})
+	k.job = p.newJob(CopySpec{Site: name, Name: o.Image, Rate: o.Rate, Progress: o.Progress})
 	k.rec.Source = fmt.Sprintf("%s:%s/%s", name, instance.Kind, instance.Name)
 	if o.Image == "" {
 		k.rec.Destination = fmt.Sprintf("%s:%s", name, instance.Kind)
@@ -58,13 +60,13 @@ func (p *Pipeline) Capture(ctx context.Context, name string, instance providers.
 // captureImage makes an image of a capture that does not stay: a copy of the live
 // instance.
 func (p *Pipeline) captureImage(ctx context.Context, k *keeping) (*jobs.Record, error) {
-	v, err := p.View(ctx, Ref{Site: k.name, Entry: k.instance, Format: formatRaw})
+	v, err := p.View(ctx, Ref{Site: k.name, Entry: k.instance, Format: formatRaw, Over: k.options.Over})
 	if err != nil {
 		return nil, err
 	}
 	defer v.Close()
 	v.snap = k.snap
-	return p.Copy(ctx, CopySpec{From: v, Site: k.name, Name: k.options.Image, Progress: k.options.Progress})
+	return p.Copy(ctx, CopySpec{From: v, Site: k.name, Name: k.options.Image, Rate: k.options.Rate, Progress: k.options.Progress})
 }
 
 // keeping is a job that captures an instance.
@@ -122,7 +124,7 @@ func (k *keeping) run(ctx context.Context) error {
 	if !image {
 		return nil
 	}
-	if k.spec.From, err = k.p.View(ctx, Ref{Site: k.name, Entry: e, Format: formatRaw}); err != nil {
+	if k.spec.From, err = k.p.View(ctx, Ref{Site: k.name, Entry: e, Format: formatRaw, Over: k.options.Over}); err != nil {
 		return err
 	}
 	defer k.spec.From.Close()

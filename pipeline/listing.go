@@ -36,11 +36,12 @@ type Listing struct {
 
 // A site is a provider with its policies and its listings.
 type site struct {
-	made     Site // of what
+	made     Site // of what, without limits
 	provider providers.Provider
 	clean    string
 	snapshot string
 	prober   bool // providers.Prober
+	traffic  *traffic
 
 	lists map[providers.Kind]*list
 }

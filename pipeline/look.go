@@ -19,25 +19,32 @@ type look struct {
 	alive atomic.Int64 // when the image has last answered, in nanoseconds since 1970
 }
 
-// look begins a look at an image, or joins the one that is under way.
-func (p *Pipeline) look(key, site string, e providers.Entry) *look {
+type lookKey struct {
+	image string // imageKey
+	over  bool
+}
+
+// look begins a look at an image, or joins the one that is under way; who may read on
+// when the read budget is used up does not join those who may not.
+func (p *Pipeline) look(key, site string, e providers.Entry, over bool) *look {
+	turn := lookKey{key, over}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if l := p.looks[key]; l != nil {
+	if l := p.looks[turn]; l != nil {
 		return l
 	}
 	l := &look{done: make(chan struct{})}
 	l.stir()
-	p.looks[key] = l
+	p.looks[turn] = l
 	go func() {
 		defer close(l.done)
-		l.facts, l.err = p.lookInto(key, site, e, l)
+		l.facts, l.err = p.lookInto(key, site, e, over, l)
 		if l.err == nil {
 			p.known.Set(key, l.facts)
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		delete(p.looks, key)
+		delete(p.looks, turn)
 	}()
 	return l
 }

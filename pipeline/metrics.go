@@ -19,7 +19,6 @@ type metrics struct {
 	p        *Pipeline
 	registry *prometheus.Registry
 	read     *prometheus.CounterVec // by provider
-	sent     *prometheus.CounterVec // by provider
 	copies   *prometheus.CounterVec // by provider and state
 	errors   *prometheus.CounterVec // by provider and kind
 	spooled  prometheus.Counter
@@ -36,7 +35,6 @@ func newMetrics(p *Pipeline) *metrics {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "chromogenic_" + name, Help: help}, value))
 	}
 	m.read = counter("read_bytes_total", "Bytes of disks and containers that were read from a provider's images, by views and copies.", "provider")
-	m.sent = counter("sent_bytes_total", "Bytes, without holes, that were sent to a provider.", "provider")
 	m.copies = counter("copies_total", "Copies into a provider that have ended or were interrupted, by their state then.", "provider", "state")
 	m.errors = counter("errors_total", "Failures of a provider's images, when they are opened, read or sent, by kind.", "provider", "kind")
 	m.spooled = prometheus.NewCounter(prometheus.CounterOpts{
@@ -45,7 +43,6 @@ func newMetrics(p *Pipeline) *metrics {
 	m.registry.MustRegister(m.spooled)
 	for _, name := range p.SiteNames() {
 		m.read.WithLabelValues(name)
-		m.sent.WithLabelValues(name)
 	}
 	gauge("jobs_running", "Copies that run now.", func() float64 { return float64(p.jobs.Running()) })
 	gauge("spool_bytes", "Scratch space that spools take, in bytes.", func() float64 {
@@ -55,6 +52,7 @@ func newMetrics(p *Pipeline) *metrics {
 	})
 	m.registry.MustRegister(
 		jobStates{p.jobs},
+		trafficMetrics{p},
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
@@ -87,13 +85,6 @@ func (m *metrics) known(site string) bool {
 func (m *metrics) failed(site string, err error) {
 	if m.known(site) {
 		m.errors.WithLabelValues(site, disk.KindOf(err).String()).Inc()
-	}
-}
-
-// sentTo counts bytes that a provider has taken.
-func (m *metrics) sentTo(site string, n int64) {
-	if m.known(site) {
-		m.sent.WithLabelValues(site).Add(float64(n))
 	}
 }
 

@@ -24,7 +24,12 @@ type Options struct {
 	StateDir   string // made if absent; empty keeps nothing beyond the process and spools in the system's temporary folder
 	SpoolLimit int64  // bytes of all spools together; 0 is what the file system has
 	CacheSize  int64  // bytes of the block cache of remote sources; 0 is DefaultCacheSize
+	Limits     Limits // of the traffic with all providers together
 	Log        *slog.Logger
+
+	// Charge counts what is read against the budgets of the process that has the
+	// state, which this one has not. Nil counts here.
+	Charge Charger
 }
 
 // DefaultCacheSize is the budget, in bytes, of the block cache when none is given.
@@ -35,6 +40,7 @@ type Site struct {
 	Provider providers.Provider
 	Clean    string // "auto", "require", "best-effort", "off"; empty is auto
 	Snapshot string // "on-copy", "auto", "never", "require-stopped", "require-frozen"; empty is auto for a Prober, on-copy for others
+	Limits   Limits // of the traffic with it
 }
 
 // A Pipeline holds the configured providers and what is known of their images.
@@ -48,6 +54,8 @@ type Pipeline struct {
 	jobs  *jobs.Jobs
 	limit int64 // of all spools together; 0 is none
 
+	common  common                    // limits of all sites together
+	purse   func(site string) spender // makes the budget of a site
 	metrics *metrics
 	work    sync.WaitGroup // of Start
 
@@ -60,7 +68,7 @@ type Pipeline struct {
 	spools map[*os.File]int64 // bytes that each spool has claimed
 	kept   map[string]int64   // bytes of each spool that an interrupted job goes on with
 	held   map[string]Held    // metadata that waits for its image, by heldKey
-	looks  map[string]*look   // under way, by imageKey
+	looks  map[lookKey]*look  // under way
 }
 
 // New opens the state directory, which no other process may have open, and
@@ -71,7 +79,7 @@ func New(o Options) (*Pipeline, error) {
 		log:   cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
 		cache: disk.NewCache(disk.CacheOptions{Budget: cmp.Or(o.CacheSize, DefaultCacheSize)}),
 		limit: o.SpoolLimit,
-		cores: map[string]*core{}, spools: map[*os.File]int64{}, looks: map[string]*look{},
+		cores: map[string]*core{}, spools: map[*os.File]int64{}, looks: map[lookKey]*look{},
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	var err error
@@ -85,9 +93,10 @@ func New(o Options) (*Pipeline, error) {
 	if p.state, err = openState(o.StateDir); err != nil {
 		return nil, err
 	}
+	p.openTraffic(o.Charge)
 	err = p.openJobs()
 	if err == nil {
-		err = p.Configure(o.Sites)
+		err = p.Configure(o.Sites, o.Limits)
 	}
 	if err != nil {
 		return nil, errors.Join(err, p.state.close())
@@ -159,5 +168,5 @@ func (p *Pipeline) close() error {
 	}
 	p.cache.Close()
 	p.known.StopAllGoroutines()
-	return p.state.close()
+	return errors.Join(p.closeBudgets(), p.state.close())
 }

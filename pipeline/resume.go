@@ -33,6 +33,7 @@ type request struct {
 	Clean string `json:"clean,omitempty"`
 
 	Replace bool `json:"replace,omitempty"`
+	Rate    Rate `json:"rate,omitzero"`
 
 	Mtime time.Time `json:"mtime,omitzero"`
 }
@@ -45,6 +46,7 @@ type imageSource struct {
 	Version string         `json:"version"`
 	Format  string         `json:"format"`
 	Disk    int            `json:"disk"`
+	Over    bool           `json:"over,omitempty"`
 }
 
 // A fileSource is a plain file.
@@ -68,12 +70,12 @@ func (j *job) keepRequest() {
 	if s.record != nil {
 		return // it has one
 	}
-	r := request{Format: s.Format, Origin: s.Origin, Site: s.Site, Name: s.Name, Store: s.Store, Clean: s.Clean, Replace: s.Replace, Mtime: s.Mtime}
+	r := request{Format: s.Format, Origin: s.Origin, Site: s.Site, Name: s.Name, Store: s.Store, Clean: s.Clean, Replace: s.Replace, Rate: s.Rate, Mtime: s.Mtime}
 	spool, spooled := s.Image.(spoolImage)
 	switch {
 	case s.From != nil && !s.From.Ref.Entry.Live():
 		ref := s.From.Ref
-		r.Image = &imageSource{ref.Site, ref.Entry.Kind, ref.Entry.ID, ref.Entry.Version, ref.Format, ref.Disk}
+		r.Image = &imageSource{ref.Site, ref.Entry.Kind, ref.Entry.ID, ref.Entry.Version, ref.Format, ref.Disk, ref.Over}
 	case s.File != "":
 		info, err := os.Stat(s.File)
 		if err != nil {
@@ -92,9 +94,21 @@ func (j *job) keepRequest() {
 	}
 	j.rec.Resume = enc
 	if r.Image != nil {
-		sum := sha256.Sum256(enc)
-		j.rec.Key = hex.EncodeToString(sum[:16])
+		j.rec.Key = r.key()
 	}
+}
+
+// key is the same for all copies that make the same of the same image, however fast.
+func (r request) key() string {
+	image := *r.Image
+	image.Over = false
+	r.Image, r.Rate = &image, Rate{}
+	enc, err := json.Marshal(r)
+	if err != nil {
+		return "" // never happens: the fields are text and numbers
+	}
+	sum := sha256.Sum256(enc)
+	return hex.EncodeToString(sum[:16])
 }
 
 // takeUp makes the job that of an earlier run: the one that is resumed, or one
@@ -141,7 +155,7 @@ func (p *Pipeline) respec(ctx context.Context, rec *jobs.Record) (CopySpec, func
 	if err := json.Unmarshal(rec.Resume, &r); err != nil {
 		return CopySpec{}, nil, fmt.Errorf("decode request: %w", err)
 	}
-	spec := CopySpec{Format: r.Format, Origin: r.Origin, Site: r.Site, Name: r.Name, Store: r.Store, Clean: r.Clean, Replace: r.Replace, Mtime: r.Mtime}
+	spec := CopySpec{Format: r.Format, Origin: r.Origin, Site: r.Site, Name: r.Name, Store: r.Store, Clean: r.Clean, Replace: r.Replace, Rate: r.Rate, Mtime: r.Mtime}
 	if r.Image != nil {
 		v, err := p.review(ctx, *r.Image)
 		if err != nil {
@@ -192,7 +206,7 @@ func (p *Pipeline) review(ctx context.Context, s imageSource) (*View, error) {
 		if e.Version != s.Version {
 			return nil, disk.Errorf(disk.Stale, "open source: image %q of %s has changed since the job began", e.Name, s.Site)
 		}
-		return p.View(ctx, Ref{Site: s.Site, Entry: e, Format: s.Format, Disk: s.Disk})
+		return p.View(ctx, Ref{Site: s.Site, Entry: e, Format: s.Format, Disk: s.Disk, Over: s.Over})
 	}
 	return nil, disk.Errorf(disk.NotFound, "open source: image %q of %s is gone", s.ID, s.Site)
 }

@@ -43,26 +43,35 @@ func (p *Pipeline) SnapshotPolicy(name string) string {
 	return s.snapshot
 }
 
-// Configure changes the providers, all at once or, with an error, not at all. A
-// Site that is there already keeps what is known of it. What is being read of others,
-// and the copies that use them, go on with what they have open; a view that was never
-// read is Stale.
-func (p *Pipeline) Configure(all []Site) error {
-	next := &sites{byName: map[string]*site{}}
+// Configure changes the providers and the limits, all at once or, with an error, not
+// at all. A Site that is there already, with whatever limits, keeps what is known of
+// it. What is being read of others, and the copies that use them, go on with what
+// they have open; a view that was never read is Stale. Traffic that is under way goes
+// on under the new limits.
+func (p *Pipeline) Configure(all []Site, common Limits) error {
+	next, limits := &sites{byName: map[string]*site{}}, map[string]Limits{}
 	old := p.sites.Load()
 	for _, o := range all {
 		name := o.Provider.Name()
 		if next.byName[name] != nil {
 			return disk.Errorf(disk.Invalid, "configure provider %q: there are two of that name", name)
 		}
+		limits[name], o.Limits = o.Limits, Limits{}
 		next.names = append(next.names, name)
-		if old != nil && old.byName[name] != nil && old.byName[name].made == o {
-			next.byName[name] = old.byName[name]
+		var was *site
+		if old != nil {
+			was = old.byName[name]
+		}
+		if was != nil && was.made == o {
+			next.byName[name] = was
 			continue
 		}
-		next.byName[name] = newSite(o)
-		p.restorePins(next.byName[name])
+		s := newSite(o)
+		p.restorePins(s)
+		p.openTrafficOf(s, was)
+		next.byName[name] = s
 	}
 	p.sites.Store(next)
+	p.setLimits(common, limits)
 	return nil
 }

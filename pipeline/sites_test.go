@@ -20,13 +20,13 @@ func TestConfigure(t *testing.T) {
 	if _, err := v.ReadAt(head, v.Size()/2); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Configure([]Site{first.made, second.made, first.made}); disk.KindOf(err) != disk.Invalid {
+	if err := b.Configure([]Site{first.made, second.made, first.made}, Limits{}); disk.KindOf(err) != disk.Invalid {
 		t.Errorf("two of one name: %v", err)
 	}
 	if got := b.SiteNames(); len(got) != 2 {
 		t.Errorf("after an error there are %q", got)
 	}
-	if err := b.Configure([]Site{second.made}); err != nil {
+	if err := b.Configure([]Site{second.made}, Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	if now, err := b.site("b"); err != nil || now != second {
@@ -40,7 +40,7 @@ func TestConfigure(t *testing.T) {
 	}
 	changed := second.made
 	changed.Snapshot = "never"
-	if err := b.Configure([]Site{first.made, changed}); err != nil {
+	if err := b.Configure([]Site{first.made, changed}, Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	if got := b.SnapshotPolicy("b"); got != "never" {

@@ -37,10 +37,15 @@ func (s *source) close() error {
 	return err
 }
 
-// openSource opens an entry at its provider and takes it apart. Checked says that
-// this was done before with the same version. What is opened passes through wrap,
-// which may be nil.
-func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entry, checked bool, wrap func(providers.Source) providers.Source) (*source, error) {
+// sourceOptions are those of openSource.
+type sourceOptions struct {
+	checked bool                                    // it was opened before, with the same version
+	over    bool                                    // it may be read beyond the budget
+	wrap    func(providers.Source) providers.Source // what is opened passes through it; may be nil
+}
+
+// openSource opens an entry at its provider and takes it apart.
+func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entry, o sourceOptions) (*source, error) {
 	s, err := p.site(site)
 	if err != nil {
 		return nil, err
@@ -49,13 +54,18 @@ func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entr
 	if err != nil {
 		return nil, fmt.Errorf("open %s %q of %s: %w", e.Kind, e.Name, site, err)
 	}
+	src = s.traffic.metered(p.ctx, src, o.over)
 	if !s.prober && !e.Live() {
-		src.Image = p.cache.Image(imageKey(site, e), src.Image)
+		key := imageKey(site, e)
+		if o.over {
+			key += "\x00over" // who may read on must not wait for the refusal of another
+		}
+		src.Image = p.cache.Image(key, src.Image)
 	}
-	if wrap != nil {
-		src = wrap(src)
+	if o.wrap != nil {
+		src = o.wrap(src)
 	}
-	out, err := decode(src, trust{ambiguous: strings.HasSuffix(e.ID, ".img"), checked: checked})
+	out, err := decode(src, trust{ambiguous: strings.HasSuffix(e.ID, ".img"), checked: o.checked})
 	if err != nil {
 		src.Close()
 		return nil, fmt.Errorf("read %s %q of %s: %w", e.Kind, e.Name, site, err)

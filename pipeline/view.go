@@ -19,10 +19,11 @@ type Ref struct {
 	Entry  providers.Entry
 	Format string // a name of the table of formats
 	Disk   int    // 0 for the boot disk, with which an ova holds all others too
+	Over   bool   // read on when the read budget is used up
 }
 
 func (r Ref) key() string {
-	return fmt.Sprintf("%s\x00%s\x00%d", imageKey(r.Site, r.Entry), r.Format, r.Disk)
+	return fmt.Sprintf("%s\x00%s\x00%d\x00%t", imageKey(r.Site, r.Entry), r.Format, r.Disk, r.Over)
 }
 
 // Stat is what stat(2) needs to know of a view.
@@ -54,7 +55,8 @@ type core struct {
 	snap  providers.SnapSpec // how a live instance is captured
 	image disk.Image         // the whole view
 	seed  []byte
-	key   string // in Pipeline.cores
+	pace  func(disk.Image) disk.Image // of what is read for one job; nil adds nothing
+	key   string                      // in Pipeline.cores
 
 	refs int // under Pipeline.mu
 }
@@ -118,7 +120,7 @@ func (p *Pipeline) View(ctx context.Context, r Ref) (*View, error) {
 
 // compose makes the core of a Ref: no byte of content is read for it.
 func (p *Pipeline) compose(ctx context.Context, r Ref) (*core, error) {
-	f, err := p.facts(ctx, r.Site, r.Entry)
+	f, err := p.factsOver(ctx, r.Site, r.Entry, r.Over)
 	if err != nil {
 		p.metrics.failed(r.Site, err)
 		return nil, err
@@ -127,9 +129,9 @@ func (p *Pipeline) compose(ctx context.Context, r Ref) (*core, error) {
 	// The source may be opened long after the caller of View has gone.
 	c.lease = &lease{ctx: p.ctx, once: r.Entry.Live(), open: func(ctx context.Context) (*source, error) {
 		if r.Entry.Live() {
-			return p.capture(ctx, r.Site, r.Entry, c.snap)
+			return p.capture(ctx, r.Site, r.Entry, c.snap, r.Over)
 		}
-		src, err := p.openSource(ctx, r.Site, r.Entry, !f.fluid, nil) // for its facts
+		src, err := p.openSource(ctx, r.Site, r.Entry, sourceOptions{checked: !f.fluid, over: r.Over})
 		if err == nil && f.fluid {
 			err = f.check(src, r.Entry)
 		}
@@ -197,7 +199,16 @@ func (c *core) disk(i int) disk.Image {
 // source is disk n of the source, or its container for n < 0. What is read of it
 // is counted.
 func (c *core) source(n int, size int64) disk.Image {
-	return c.p.metrics.counted(c.Ref.Site, leased{c.lease, n, size})
+	img := c.p.metrics.counted(c.Ref.Site, leased{c.lease, n, size})
+	if c.pace != nil {
+		return c.pace(img)
+	}
+	return img
+}
+
+// paced is c with its source read at the rate of a job, which owns it.
+func (c *core) paced(pace func(disk.Image) disk.Image) *core {
+	return &core{p: c.p, Ref: c.Ref, facts: c.facts, meta: c.meta, lease: c.lease, snap: c.snap, seed: c.seed, pace: pace}
 }
 
 // machine is all disks of the image, each passed through wrap.

@@ -109,6 +109,13 @@ func (c *Client) GC(ctx context.Context, o pipeline.GCOptions) ([]pipeline.Lefto
 	return out.Leftovers, err
 }
 
+// Charge counts bytes.
+func (c *Client) Charge(ctx context.Context, site string, n int64, over bool) (int64, error) {
+	var out granted
+	err := c.ask(ctx, "POST", "/charge", charge{site, n, over}, &out)
+	return out.Bytes, err
+}
+
 // Metrics are numbers.
 func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
 	answer, err := c.send(ctx, "GET", "/metrics", nil)

@@ -116,6 +116,14 @@ func handler(s Service) http.Handler {
 		found, err := s.GC(r.Context(), in)
 		return leftovers{found, jobs.ErrorOf(err)}, nil
 	})
+	post("/charge", func(r *http.Request) (any, error) {
+		var in charge
+		if err := body(r, &in); err != nil {
+			return nil, err
+		}
+		n, err := s.Charge(r.Context(), in.Site, in.Bytes, in.Over)
+		return granted{n}, err
+	})
 	mux.HandleFunc("POST /jobs/{id}/resume", func(w http.ResponseWriter, r *http.Request) {
 		var in struct{ Until string }
 		stream(w, r, &in, func(ctx context.Context, p func(pipeline.Progress)) (*jobs.Record, error) {

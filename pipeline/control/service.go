@@ -53,6 +53,9 @@ type Service interface {
 	// GC is pipeline.GC.
 	GC(ctx context.Context, o pipeline.GCOptions) ([]pipeline.Leftover, error)
 
+	// Charge is pipeline.Charge: it counts what the command reads by itself.
+	Charge(ctx context.Context, site string, bytes int64, over bool) (granted int64, err error)
+
 	// Metrics are numbers in the text format of Prometheus.
 	Metrics(ctx context.Context) ([]byte, error)
 }
@@ -67,25 +70,29 @@ type Status struct {
 
 // A Request is a copy between two providers.
 type Request struct {
-	Source      Source      `json:"source"`
-	Destination Destination `json:"destination"`
-	Store       string      `json:"store,omitempty"` // as in pipeline.CopySpec
-	Clean       string      `json:"clean,omitempty"`
-	Replace     bool        `json:"replace,omitempty"`
-	Until       string      `json:"until,omitempty"`
-	DryRun      bool        `json:"dry_run,omitempty"`
+	Source      Source        `json:"source"`
+	Destination Destination   `json:"destination"`
+	Store       string        `json:"store,omitempty"` // as in pipeline.CopySpec
+	Clean       string        `json:"clean,omitempty"`
+	Replace     bool          `json:"replace,omitempty"`
+	Rate        pipeline.Rate `json:"rate,omitzero"`
+	OverBudget  bool          `json:"over_budget,omitempty"`
+	Until       string        `json:"until,omitempty"`
+	DryRun      bool          `json:"dry_run,omitempty"`
 }
 
 // A CaptureRequest is the capture of an instance, as pipeline.CaptureOptions has
 // it.
 type CaptureRequest struct {
-	Site       string `json:"site"`
-	ID         string `json:"id"`
-	Name       string `json:"name,omitempty"`
-	Keep       int    `json:"keep,omitempty"`
-	Freeze     bool   `json:"freeze,omitempty"`
-	MayRestart bool   `json:"may_restart,omitempty"`
-	Image      string `json:"image,omitempty"`
+	Site       string        `json:"site"`
+	ID         string        `json:"id"`
+	Name       string        `json:"name,omitempty"`
+	Keep       int           `json:"keep,omitempty"`
+	Freeze     bool          `json:"freeze,omitempty"`
+	MayRestart bool          `json:"may_restart,omitempty"`
+	Image      string        `json:"image,omitempty"`
+	Rate       pipeline.Rate `json:"rate,omitzero"`
+	OverBudget bool          `json:"over_budget,omitempty"`
 }
 
 // A RemoveRequest is the removal of an image, or of a capture.
@@ -170,7 +177,8 @@ func (o *owner) Capture(ctx context.Context, r CaptureRequest, progress func(pip
 		return nil, err
 	}
 	rec, err := o.Pipeline.Capture(ctx, r.Site, e, pipeline.CaptureOptions{
-		Name: r.Name, Keep: r.Keep, Freeze: r.Freeze, MayRestart: r.MayRestart, Image: r.Image, Progress: progress,
+		Name: r.Name, Keep: r.Keep, Freeze: r.Freeze, MayRestart: r.MayRestart, Image: r.Image,
+		Rate: r.Rate, Over: r.OverBudget, Progress: progress,
 	})
 	return rec, goOn(rec, err)
 }
@@ -188,14 +196,14 @@ func (o *owner) Copy(ctx context.Context, r Request, progress func(pipeline.Prog
 	if r.Until != "" && e.Live() {
 		return nil, disk.Errorf(disk.Unsupported, "copy until stage %q: the capture of a machine does not outlive its copy", r.Until)
 	}
-	v, err := o.View(ctx, pipeline.Ref{Site: r.Source.Site, Entry: e, Format: r.Source.Format, Disk: r.Source.Disk})
+	v, err := o.View(ctx, pipeline.Ref{Site: r.Source.Site, Entry: e, Format: r.Source.Format, Disk: r.Source.Disk, Over: r.OverBudget})
 	if err != nil {
 		return nil, err
 	}
 	defer v.Close()
 	spec := pipeline.CopySpec{
 		From: v, Site: r.Destination.Site, Name: cmp.Or(r.Destination.Name, e.Name, e.ID),
-		Store: r.Store, Clean: r.Clean, Replace: r.Replace, Mtime: e.Updated, Until: r.Until, Progress: progress,
+		Store: r.Store, Clean: r.Clean, Replace: r.Replace, Rate: r.Rate, Mtime: e.Updated, Until: r.Until, Progress: progress,
 	}
 	if r.DryRun {
 		return o.Plan(ctx, spec)

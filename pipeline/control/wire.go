@@ -28,6 +28,18 @@ type leftovers struct {
 	Error     *jobs.Error         `json:"error,omitempty"`
 }
 
+// A charge is what a command is going to read.
+type charge struct {
+	Site  string `json:"site"`
+	Bytes int64  `json:"bytes"`
+	Over  bool   `json:"over,omitempty"`
+}
+
+// granted is what it may read for that.
+type granted struct {
+	Bytes int64 `json:"bytes"`
+}
+
 // A failed answer holds an error alone.
 type failed struct {
 	Error *jobs.Error `json:"error"`
