@@ -49,9 +49,10 @@ type site struct {
 // A list is one kind's listing. Who asks the provider holds the turn, so that all
 // who want the listing wait for one, each as long as it likes.
 type list struct {
-	turn  chan struct{} // one token
-	last  Listing       // of who has the turn
-	valid atomic.Bool   // nothing has changed since the provider was asked for last
+	turn   chan struct{} // one token
+	last   Listing       // of who has the turn
+	pruned time.Time     // likewise: when it was held against the state
+	valid  atomic.Bool   // nothing has changed since the provider was asked for last
 }
 
 func newList() *list {
@@ -158,6 +159,12 @@ func (p *Pipeline) ask(s *site, l *list, kind providers.Kind) (Listing, error) {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))
 	})
 	l.last = Listing{Entries: entries, At: time.Now()}
+	if time.Since(l.pruned) > pruneEvery {
+		l.pruned = time.Now()
+		if err := p.prune(name, kind, entries, l.pruned); err != nil {
+			p.log.Warn("write state", "error", err)
+		}
+	}
 	return l.last, nil
 }
 

@@ -36,6 +36,7 @@ type server struct {
 	pid  int
 	exit chan error // gets what the process ended with, once
 	log  string     // the file that holds its stderr
+	file string     // the configuration
 	live bool
 }
 
@@ -90,7 +91,8 @@ func mount(t testing.TB, c config) *server {
 		t.Fatal(err) // a mount that died is for the server to clean
 	}
 	s := &server{config: c, exit: make(chan error, 1), log: filepath.Join(t.TempDir(), "log")}
-	if err := s.start(c.write(t)); err != nil {
+	s.file = c.write(t)
+	if err := s.start(s.file); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.stop(t) })
