@@ -90,7 +90,7 @@ var kinds = [kindCount]KindInfo{
 	Policy: {
 		Name:   "policy",
 		Cause:  "the mount's own rules forbid it: images are made under new names and read, not changed or removed, and a machine in use is captured only as its snapshot policy says",
-		Remedy: "copy under a new name; where you do want it, change the rule: mount with --allow-delete, use chromogenic capture, or set snapshot of the provider",
+		Remedy: "copy under a new name; where you do want it, remove with chromogenic rm, or change the rule: mount with --allow-delete, use chromogenic capture, or set snapshot of the provider",
 	},
 	ReadOnly: {
 		Name:   "read-only",

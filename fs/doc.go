@@ -37,7 +37,10 @@
 // reached is an error of opendir, never an empty directory. Listed are images
 // that can be read, in formats that take their disk; the others resolve by name,
 // and stat tells their errno. A plain ls makes no lookup per file and opens no
-// image of a cloud. Names and attributes are kept by the kernel for a second.
+// image of a cloud. Names and attributes are kept by the kernel for a second, names
+// of images not at all where they may go together (AllowDelete). All files have one
+// owner, and modes of 0640 and 0750, or 0644 and 0755 with AllowOther, unless the
+// mount says otherwise (UID, GID, Umask).
 //
 // # Reading
 //
@@ -95,12 +98,30 @@
 //
 // Renaming one image to another name of the same format renames it in the
 // provider. Leaving the directory is EPERM, never EXDEV, with which mv would copy
-// and remove. rm is EPERM unless the mount allows it (AllowDelete), which then
-// removes the image in all formats. So it is with captures; a live machine is never
-// removed. Links and devices are EPERM.
+// and remove. Links and devices are EPERM.
 //
 // A name that is taken by another disk is EEXIST, unless the mount lets a copy take
 // its place (AllowReplace): the new image is verified first, then takes the name.
+//
+// # Removing
+//
+// rm is EPERM unless the mount allows it (AllowDelete). Then unlink(2) of one name
+// removes the image, or a capture, in all formats and for good; the other names are
+// ENOENT from that moment on, which rm -f ignores and rm tells. It is EBUSY while
+// somebody has the image open, whoever that is, in whatever format; while it is the
+// source or destination of a job that runs or waits; and when its provider protects
+// it or another image is made of it. A removal is a job, with a record.
+//
+// What a program has listed may be another image by the time that it gets there. So
+// the other names of an image that it has removed are EBUSY, once, if an image has
+// come under them since; after half a minute without a removal it starts afresh.
+// rsync means names, not images: with it an image goes with the last of the formats
+// that are listed, and until then unlink succeeds and removes nothing, which the log
+// tells.
+//
+// A program that writes over an image and removes the file drops what it was writing;
+// the image stays, and it is told so (EPERM, or EBUSY with AllowDelete). Live machines
+// are never removed, nor are directories but those with a leading dot (EPERM).
 //
 // # Metadata
 //
@@ -117,7 +138,8 @@
 // the name resolves, is not listed, and the image takes it along when it is published,
 // whatever metadata its source has. After an hour without an image it is given up,
 // with ENOENT in .chromogenic/errors. rm removes what waits, and with AllowDelete what
-// was set; never the image. A document is renamed with its image alone.
+// was set, if the image could be removed too; never the image. A document is renamed
+// with its image alone.
 //
 // # Ending
 //
@@ -137,7 +159,7 @@
 //	denied by the mount's own policy                        EPERM
 //	read-only mount                                         EROFS
 //	exists with other content                               EEXIST
-//	in use, saving, locked, being written                   EBUSY
+//	in use, saving, locked, protected, being written        EBUSY
 //	cloud quota, read budget                                EDQUOT
 //	scratch space or backend full                           ENOSPC
 //	larger than the format or the cloud takes               EFBIG

@@ -407,3 +407,60 @@ func TestRmAtOnce(t *testing.T) {
 	}
 	t.Logf("%d images removed, %d copied before", removed, len(copied))
 }
+
+// TestRmKilled kills a removal of many files at each of its first steps: as long as
+// the image is there it is whole, and what is left otherwise is no image.
+func TestRmKilled(t *testing.T) {
+	t.Parallel()
+	need(t, "qemu-img", "strace")
+	a := newSite(t, "a")
+	template := t.TempDir()
+	run(t, "qemu-img", "create", "-q", "-f", "vmdk", "-o", "subformat=twoGbMaxExtentSparse", filepath.Join(template, "web.vmdk"), "20G")
+	all := names(t, template)
+	seen := map[string]int{}
+	for step := range len(all) + 2 {
+		c := config{sites: []site{a}, state: filepath.Join(t.TempDir(), "state")}
+		conf := c.write(t)
+		script(t, `rm -f "$2"/*; cp "$1"/* "$2"`, template, a.images)
+		inject := fmt.Sprintf("inject=unlinkat:signal=SIGKILL:when=%d", step+1)
+		try(t, "strace", "-f", "-o", "/dev/null", "-e", "trace=unlinkat", "-e", inject, binary(), "rm", "--yes", "--config", conf, "a:images/web")
+		left := names(t, a.images)
+		switch {
+		case slices.Equal(left, all):
+			seen["whole"]++
+		case slices.Contains(left, "web.vmdk"):
+			t.Fatalf("step %d: its descriptor is left with %d of %d files", step, len(left), len(all))
+		case len(left) == 0:
+			seen["gone"]++
+		default:
+			seen["cut off"]++
+			checkCutOff(t, conf, left)
+			if now := names(t, a.images); !slices.Equal(now, left) {
+				t.Errorf("files have gone by themselves: %q of %q", now, left)
+			}
+			ok(t, conf, "rm", "--yes", "a:images/"+strings.TrimSuffix(left[0], ".vmdk"))
+		}
+	}
+	t.Logf("of %d removals of %d files: %v", len(all)+2, len(all), seen)
+	if seen["cut off"] == 0 || seen["whole"] == 0 {
+		t.Errorf("nothing was cut off where it matters: %v", seen)
+	}
+}
+
+// checkCutOff looks at what is told of the files that a removal has left.
+func checkCutOff(t *testing.T, conf string, left []string) {
+	t.Helper()
+	if got := ok(t, conf, "ls", "a"); got != "" {
+		t.Errorf("listed: %s", got)
+	}
+	if n := strings.Count(ok(t, conf, "ls", "-l", "a"), "\na:images/web-s0"); n != len(left) {
+		t.Errorf("ls -l tells of %d of %d files", n, len(left))
+	}
+	if got := ok(t, conf, "jobs", "list"); !strings.Contains(got, "interrupted  remove  a:images/web") {
+		t.Errorf("jobs: %s", got)
+	}
+	ok(t, conf, "gc")
+	if got := ok(t, conf, "jobs", "list"); !strings.Contains(got, "failed  remove  a:images/web") {
+		t.Errorf("jobs after gc: %s", got)
+	}
+}
