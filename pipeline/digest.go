@@ -41,6 +41,7 @@ func (p *Pipeline) GuestDigest(ctx context.Context, r Ref) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	v.brief = true
 	defer v.Close()
 	sum, err := disk.Sum(ctx, v, nil)
 	if err != nil {
@@ -167,6 +168,7 @@ func (j *job) glanceAt(ctx context.Context, i int, r Ref) error {
 	if err != nil {
 		return err
 	}
+	theirs.brief = true
 	defer theirs.Close()
 	at, err := firstDifference(j.src.disk(i), theirs, min(glance, padded(theirs.Size())))
 	if err != nil || at < 0 {

@@ -31,8 +31,11 @@ func (p *Pipeline) Existing(ctx context.Context, site, name, format string) (v *
 	if len(found) != 1 || found[0].Reason != "" {
 		return nil, false, nil
 	}
-	v, err = p.View(ctx, Ref{Site: site, Entry: found[0], Format: format})
-	return v, err == nil && found[0].Metadata.Props[sourceDigestProp] == "", err
+	if v, err = p.View(ctx, Ref{Site: site, Entry: found[0], Format: format}); err != nil {
+		return nil, false, err
+	}
+	v.brief = true
+	return v, found[0].Metadata.Props[sourceDigestProp] == "", nil
 }
 
 // Expect tells an empty spool which image has the name already under which it will

@@ -163,7 +163,7 @@ func (s *Spool) Source() (*View, bool) {
 	for _, c := range s.cands {
 		if !s.plain && c.Size() == s.size.Load() && s.gapsZero(c) {
 			s.p.retain(c)
-			return &View{core: c}, true
+			return &View{core: c, brief: true}, true
 		}
 	}
 	return nil, false

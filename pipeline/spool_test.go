@@ -5,6 +5,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"chromogenic/disk"
 	"chromogenic/disk/disktest"
@@ -221,6 +222,52 @@ func TestBlank(t *testing.T) {
 			if got := s.Blank(format); got != want {
 				t.Errorf("%s.%s: blank %v", name, format, got)
 			}
+		}
+	}
+}
+
+// TestSpoolRecognisesWhatWasClosedLongAgo: rsync has sent small images and closed
+// them while it waits for the copy of a big one.
+func TestSpoolRecognisesWhatWasClosedLongAgo(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.put("a/big.raw", holes())
+	b.put("a/small.raw", disktest.Pattern(64<<10, func(int64) bool { return true }))
+	b.view("a", "small", "raw").Close()
+	copied := make(chan error, 1)
+	_, err := b.copy(CopySpec{From: b.view("a", "big", "raw"), Site: "b", Name: "big", Progress: func(p Progress) {
+		if p.Stage != stageVerify {
+			return
+		}
+		time.Sleep(lingering + time.Second)
+		s := newSpool(t, b)
+		write(t, s, disktest.Pattern(64<<10, func(int64) bool { return true }), 32<<10, false)
+		if s.Scratch() != 0 {
+			t.Errorf("%d bytes of scratch space", s.Scratch())
+		}
+		copied <- s.Close()
+	}})
+	if err == nil {
+		err = <-copied
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventuallyClosed(t, b)
+}
+
+// eventuallyClosed waits until no source is kept open for copies to come.
+func eventuallyClosed(t *testing.T, b *bench) {
+	t.Helper()
+	for end := time.Now().Add(3 * lingering); ; time.Sleep(100 * time.Millisecond) {
+		b.mu.Lock()
+		waiting := len(b.late)
+		b.mu.Unlock()
+		if waiting == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d sources are still open", waiting)
 		}
 	}
 }

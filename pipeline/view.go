@@ -41,6 +41,7 @@ type Stat struct {
 // (SnapshotPolicy) is for the caller to decide.
 type View struct {
 	*core
+	brief  bool // nobody copies from it: its core need not be remembered
 	closed atomic.Bool
 }
 
@@ -95,10 +96,13 @@ func (v *View) ReadAt(p []byte, off int64) (int, error) {
 
 // Close ends the view.
 func (v *View) Close() error {
-	if v.closed.Swap(true) {
-		return nil
+	switch {
+	case v.closed.Swap(true):
+	case v.brief:
+		v.p.drop(v.core)
+	default:
+		v.p.linger(v.core)
 	}
-	v.p.linger(v.core)
 	return nil
 }
 
@@ -253,11 +257,13 @@ func (p *Pipeline) Machine(ctx context.Context, r Ref) (*disk.Machine, error) {
 }
 
 // lingering is how long the source of a view that was closed stays open: rsync
-// closes what it sends before the receiver has written the last of it.
+// closes what it sends before the receiver has written the last of it. It may have
+// sent some more small images while the receiver waits for the copy of a big one, so
+// nothing is closed while copies run.
 const lingering = 5 * time.Second
 
 // lingerers bounds how many cores wait so.
-const lingerers = 16
+const lingerers = 64
 
 // share gives the core that is there for the same key and of the same facts, or
 // puts c there. Either counts one more user. Facts that are looked for anew may be
@@ -291,10 +297,21 @@ func (p *Pipeline) linger(c *core) {
 		out = p.late[0]
 	}
 	p.mu.Unlock()
-	time.AfterFunc(lingering, func() { p.leave(w) })
+	p.await(w)
 	if out != nil {
 		p.leave(out)
 	}
+}
+
+// await lets go of a waiting core when its time is over.
+func (p *Pipeline) await(w *waiting) {
+	time.AfterFunc(lingering, func() {
+		if p.jobs.Running() > 0 && p.ctx.Err() == nil {
+			p.await(w)
+			return
+		}
+		p.leave(w)
+	})
 }
 
 // A waiting core has one use that its view has given up.

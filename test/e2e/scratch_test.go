@@ -194,8 +194,9 @@ func TestScratchIsCounted(t *testing.T) {
 	}
 }
 
-// TestNoScratchAgain copies ten images that are there already, from another provider
-// and from outside: all is well, and nothing is stored anywhere.
+// TestNoScratchAgain copies images that are there already, ten and some small ones,
+// of which rsync reads several before the first is written, from another provider and
+// from outside: all is well, and nothing is stored anywhere.
 func TestNoScratchAgain(t *testing.T) {
 	t.Parallel()
 	needPrograms(t)
@@ -203,6 +204,7 @@ func TestNoScratchAgain(t *testing.T) {
 	out := t.TempDir()
 	for i := range 10 {
 		random(t, filepath.Join(out, fmt.Sprintf("web%d.raw", i)), 2*mib+i*64*kib, uint64(170+i))
+		random(t, filepath.Join(out, fmt.Sprintf("small%d.raw", i)), 20*kib+i*512, uint64(190+i))
 	}
 	run(t, "cp", "-a", out+"/.", a.images)
 	s := mount(t, onScratchRoom(t, config{sites: []site{a, b}, top: "formats: [raw, qcow2, vmdk, ova]\n"}))
