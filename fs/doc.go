@@ -116,8 +116,10 @@
 // the other names of an image that it has removed are EBUSY, once, if an image has
 // come under them since; after half a minute without a removal it starts afresh.
 // rsync means names, not images: with it an image goes with the last of the formats
-// that are listed, and until then unlink succeeds and removes nothing, which the log
-// tells.
+// that are listed, its metadata with the image, and until then unlink succeeds and
+// removes nothing, which the log tells.
+//
+// An image that cannot be read has no file that could be removed; chromogenic rm can.
 //
 // A program that writes over an image and removes the file drops what it was writing;
 // the image stays, and it is told so (EPERM, or EBUSY with AllowDelete). Live machines

@@ -143,10 +143,13 @@ func TestUnlinkRsync(t *testing.T) {
 		write(t, m.path("b/images/web.json"), `{"schema": 1, "firmware": "uefi"}`)
 		before := list(t, m.b)
 		for range 2 {
-			run(t, 0, "rsync", "-a", when, "--exclude=*.json", src+"/", m.path("b/images/"))
+			run(t, 0, "rsync", "-a", when, src+"/", m.path("b/images/"))
 			if got := list(t, m.b); !slices.Equal(got, []string{"web.json", "web.raw"}) {
 				t.Errorf("%s: of %q there is %q", when, before, got)
 			}
+		}
+		if got := document(t, m.path("b/images/web.json")); got.Meta.Firmware != "uefi" {
+			t.Errorf("%s: the metadata is %+v", when, got)
 		}
 		if done := len(m.tree.p.Jobs().List()); done != 1 {
 			t.Errorf("%s: %d jobs, for one removal", when, done)

@@ -20,10 +20,24 @@ func deleteImage(t *testing.T, f Fixture) {
 	f.Change(t, old)
 	wantKind(t, "delete an image that has changed", del.Delete(t.Context(), old), disk.Stale)
 	e := f.image(t, "one")
+	survey, foretells := f.Provider.(providers.Surveyor)
+	if foretells {
+		_, err := survey.Survey(t.Context(), old)
+		wantKind(t, "look at an image that has changed", err, disk.Stale)
+		if r, err := survey.Survey(t.Context(), e); err != nil || len(r.Files) == 0 || len(r.Kept) > 0 {
+			t.Errorf("what would go is %+v, %v", r, err)
+		}
+		f.holds(t, f.image(t, "kept"), pattern())
+		f.image(t, "one")
+	}
 	if err := del.Delete(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}
 	f.clean(t, 1)
+	if foretells {
+		_, err := survey.Survey(t.Context(), e)
+		wantKind(t, "look at what was deleted", err, disk.NotFound)
+	}
 	wantKind(t, "delete again", del.Delete(t.Context(), e), disk.NotFound)
 	_, err := f.Provider.Open(t.Context(), e, 0)
 	wantKind(t, "open what was deleted", err, disk.NotFound)

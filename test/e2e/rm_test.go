@@ -3,12 +3,16 @@ package e2e
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // rmMount mounts images of 8 MiB in a, and a second provider b with none.
@@ -227,11 +231,12 @@ func TestRmRsync(t *testing.T) {
 			for _, dir := range []string{plain, other} {
 				run(t, "cp", "-p", filepath.Join(to, "web.raw"), filepath.Join(to, "db.raw"), dir)
 			}
+			writeFile(t, s.images("a", "web.json"), []byte(`{"firmware": "uefi"}`))
 			before := folder(t, to)
-			if r := try(t, "rsync", "-a", when, "--exclude=*.json", plain+"/", s.images("a")+"/"); r.code != 0 {
+			if r := try(t, "rsync", "-a", when, plain+"/", s.images("a")+"/"); r.code != 0 {
 				t.Errorf("status %d\n%s", r.code, r.out)
 			}
-			wantFolder(t, "from a folder of two formats less", to, before, "web.raw", "db.raw")
+			wantFolder(t, "from a folder that knows one name of each", to, before, "web.raw", "web.json", "db.raw")
 
 			// From a mount, where each has all its names.
 			run(t, "rm", filepath.Join(other, "db.raw"))
@@ -239,7 +244,8 @@ func TestRmRsync(t *testing.T) {
 			if r := try(t, "rsync", "-a", when, s.images("b")+"/", s.images("a")+"/"); r.code != 0 {
 				t.Errorf("status %d\n%s", r.code, r.out)
 			}
-			wantFolder(t, "from a mount", to, before, "web.raw")
+			before["web.json"] = folder(t, to)["web.json"] // it was copied
+			wantFolder(t, "from a mount", to, before, "web.raw", "web.json")
 			if got := names(t, s.images("a")); !slices.Equal(got, filesOf("web")) {
 				t.Errorf("listed: %q", got)
 			}
@@ -250,7 +256,7 @@ func TestRmRsync(t *testing.T) {
 			if r := try(t, "rsync", "-a", when, s.images("b")+"/", s.images("a")+"/"); r.code == 0 {
 				t.Errorf("from nowhere: status 0\n%s", r.out)
 			}
-			wantFolder(t, "from nowhere", to, before, "web.raw")
+			wantFolder(t, "from nowhere", to, before, "web.raw", "web.json")
 			run(t, "mv", away, other)
 		})
 	}
@@ -445,6 +451,71 @@ func TestRmKilled(t *testing.T) {
 	if seen["cut off"] == 0 || seen["whole"] == 0 {
 		t.Errorf("nothing was cut off where it matters: %v", seen)
 	}
+}
+
+// TestRmCtrlC ends the question of rm as a terminal does.
+func TestRmCtrlC(t *testing.T) {
+	t.Parallel()
+	a := newSite(t, "a")
+	putDisk(t, filepath.Join(a.images, "web.raw"))
+	putDisk(t, filepath.Join(a.images, "db.raw"))
+	conf := config{sites: []site{a}, state: filepath.Join(t.TempDir(), "state")}.write(t)
+	master, terminal := openTerminal(t)
+	cmd := command(binary(), "rm", "--config", conf, "a:images/web", "a:images/db")
+	cmd.Stdin = terminal
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+	defer kill.Stop()
+	var text strings.Builder
+	for b := make([]byte, 1); !strings.HasSuffix(text.String(), "[y/N] "); {
+		if _, err := said.Read(b); err != nil {
+			t.Fatalf("it does not ask: %v\n%s", err, text.String())
+		}
+		text.Write(b)
+	}
+	if _, err := master.Write([]byte{'y', 3}); err != nil { // Ctrl-C
+		t.Fatal(err)
+	}
+	rest, _ := io.ReadAll(said)
+	if cmd.Wait(); cmd.ProcessState.ExitCode() != 130 {
+		t.Errorf("exit status %d\n%s%s", cmd.ProcessState.ExitCode(), text.String(), rest)
+	}
+	if got := names(t, a.images); !slices.Equal(got, []string{"db.raw", "web.raw"}) {
+		t.Errorf("left: %q", got)
+	}
+	if strings.Count(text.String()+string(rest), "[y/N]") != 1 {
+		t.Errorf("it has asked again:\n%s%s", text.String(), rest)
+	}
+}
+
+// openTerminal makes a pseudo-terminal, as in pty(7).
+func openTerminal(t *testing.T) (master, terminal *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		missing(t, "a pseudo-terminal: %v", err)
+	}
+	t.Cleanup(func() { master.Close() })
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { terminal.Close() })
+	return master, terminal
 }
 
 // checkCutOff looks at what is told of the files that a removal has left.
