@@ -93,9 +93,11 @@ func TestUnlinkNewcomer(t *testing.T) {
 	again(9)
 	run(t, 0, "rm", in("ova")) // another program has removed nothing
 	again(10)
-	for p := range m.tree.sprees.by {
-		m.tree.sprees.by[p].last = time.Now().Add(-2 * spreeTime)
+	m.tree.sprees.mu.Lock()
+	for _, s := range m.tree.sprees.by {
+		s.last = time.Now().Add(-2 * spreeTime)
 	}
+	m.tree.sprees.mu.Unlock()
 	remove("qcow2")
 }
 

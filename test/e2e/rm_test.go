@@ -383,7 +383,10 @@ func TestRmAtOnce(t *testing.T) {
 		`for f in "$1"/*.raw; do cp "$f" "$2"; done`,
 		`rm -f "$1"/*.raw`, `rm -f "$1"/*.qcow2`, `find "$1" -type f -delete`,
 	}
-	for _, line := range lines {
+	for i, line := range lines {
+		if i == 1 { // when the copies have begun
+			await(t, s, s.sites[1], "image0")
+		}
 		go func() {
 			cmd := command("sh", "-c", line, "sh", s.images("a"), s.images("b"))
 			out, _ := cmd.CombinedOutput()
@@ -402,6 +405,9 @@ func TestRmAtOnce(t *testing.T) {
 		t.Errorf("left: %q", left)
 	}
 	copied := names(t, s.sites[1].images)
+	if len(copied) == 0 {
+		t.Error("nothing was copied")
+	}
 	for _, file := range copied {
 		if name := strings.TrimSuffix(file, ".raw"); digest(t, filepath.Join(s.sites[1].images, file)) != want[name] {
 			t.Errorf("the copy %s is not whole", file)
