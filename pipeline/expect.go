@@ -102,8 +102,8 @@ func (s *Spool) compare(p []byte, off int64) error {
 		s.p.retain(s.expect)
 		s.cands = []*core{s.expect}
 	}
-	have := make([]byte, len(p))
-	if err := disk.ReadFull(s.expect.image, have, off); err != nil {
+	have, err := s.peek(s.expect, off, len(p), true)
+	if err != nil {
 		return fmt.Errorf("compare with the image of that name: %w", err)
 	}
 	end := off + int64(len(p))

@@ -300,7 +300,7 @@ func TestExpectWhatGoes(t *testing.T) {
 	if err := os.Remove(filepath.Join(b.dir, "b/web.raw")); err != nil {
 		t.Fatal(err)
 	}
-	_, err = late.WriteAt(want[4096:8192], 4096)
+	_, err = late.WriteAt(want[1<<20:2<<20], 1<<20)
 	wantKind(t, err, disk.Stale)
 	write(t, early, disk.Bytes(want), 64<<10, false)
 	disktest.Compare(t, early.Image(), disk.Bytes(want))

@@ -16,16 +16,16 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 	if fresh {
 		cands = s.candidates()
 	}
-	buf := make([]byte, len(p))
 	var keep, out []*core
 	var broken error
 	for _, c := range cands {
+		var have []byte
 		var err error
 		fits := off+int64(len(p)) <= c.Size()
 		if fits {
-			err = disk.ReadFull(c.image, buf, off)
+			have, err = s.peek(c, off, len(p), len(cands) == 1)
 		}
-		if fits && err == nil && bytes.Equal(buf, p) {
+		if fits && err == nil && bytes.Equal(have, p) {
 			keep = append(keep, c)
 			continue
 		}
@@ -50,6 +50,32 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 	s.same.add(off, off+int64(len(p)))
 	s.grow(off + int64(len(p)))
 	return true
+}
+
+// peekAhead is how much of the only candidate is read at once for writes that are
+// smaller, in bytes: tar writes 10 KiB at a time.
+const peekAhead = 512 << 10
+
+// peek gives n bytes of c at off, zeros behind its end, and may read on for the next
+// call. They hold until then.
+func (s *Spool) peek(c *core, off int64, n int, ahead bool) ([]byte, error) {
+	w := &s.peeked
+	if in := off - w.off; w.core == c && in >= 0 && in+int64(n) <= int64(len(w.data)) {
+		return w.data[in : in+int64(n)], nil
+	}
+	size := n
+	if ahead {
+		size = max(n, int(min(peekAhead, c.Size()-off)))
+	}
+	if cap(w.data) < size {
+		w.data = make([]byte, size)
+	}
+	w.core, w.off, w.data = nil, off, w.data[:size]
+	if err := disk.ReadFull(c.image, w.data, off); err != nil {
+		return nil, err
+	}
+	w.core = c
+	return w.data[:n], nil
 }
 
 // settle makes a plain spool of a recognised one: the bytes that were noted are

@@ -38,6 +38,12 @@ type Spool struct {
 	expect *core // the image that has the name already, a use; nil if there is none
 	strict bool  // what differs from it is refused: see Expect
 
+	peeked struct { // what was read of a candidate to compare with
+		core *core
+		off  int64
+		data []byte
+	}
+
 	broken error // why the source of what was recognised could not be read on
 
 	closed bool
@@ -255,6 +261,7 @@ func (s *Spool) forget() {
 		s.p.drop(c)
 	}
 	s.cands, s.same, s.plain = nil, nil, false
+	s.peeked.core, s.peeked.data = nil, nil
 }
 
 func (s *Spool) fileSize() int64 {
