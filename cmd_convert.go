@@ -20,7 +20,7 @@ func convertCommand() *cli.Command {
 		Usage:     "write a disk image in another format",
 		ArgsUsage: "SRC DST",
 		Description: "SRC and DST are plain files; no configuration is needed. Their formats are those of their extensions.\n" +
-			"DST is written all at once and sparse. The same bytes with the same holes give the same DST.",
+			"DST is written all at once and sparse, read back and compared. The same bytes with the same holes give the same DST.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "f", Usage: "SRC is of `FORMAT`, whatever it is called"},
 			&cli.StringFlag{Name: "O", Usage: "write `FORMAT`, whatever DST is called"},
@@ -56,7 +56,7 @@ type conversion struct {
 
 // convert writes the disks of one file as another.
 func convert(ctx context.Context, from, to string, o conversion) (err error) {
-	out := output{Force: o.Force}
+	out := output{Force: o.Force, Verify: true}
 	if err := o.refuse(from, to, out); err != nil {
 		return err
 	}

@@ -55,17 +55,38 @@ func writeFile(ctx context.Context, img disk.Image, path string, o output) error
 		return fmt.Errorf("write %q: %w", path, err)
 	}
 	err = o.fill(ctx, f, img)
+	made, e := f.Stat()
+	if err == nil {
+		err = e
+	}
 	if e := f.Close(); err == nil {
 		err = e // a network filesystem tells here that the disk is full
 	}
 	if err == nil {
-		err = o.publish(temp, path)
+		err = o.publish(temp, path, made)
+	}
+	if gone := own(temp, made); errors.Is(err, iofs.ErrNotExist) && gone != nil {
+		err = gone
 	}
 	if err != nil {
 		if e := os.Remove(temp); e != nil && !errors.Is(e, iofs.ErrNotExist) {
 			err = errors.Join(err, e)
 		}
 		return fmt.Errorf("write %q: %w", path, err)
+	}
+	return nil
+}
+
+// own fails unless the hidden file is still the one that was made.
+func own(temp string, made os.FileInfo) error {
+	now, err := os.Lstat(temp)
+	switch {
+	case errors.Is(err, iofs.ErrNotExist):
+		return disk.Errorf(disk.Stale, "temporary %q has been removed: %w", temp, err)
+	case err != nil:
+		return err
+	case !os.SameFile(now, made):
+		return disk.Errorf(disk.Stale, "temporary %q has been replaced", temp)
 	}
 	return nil
 }
@@ -137,9 +158,12 @@ func (o output) stage(name string, total int64) func(int64) {
 	return func(done int64) { o.Progress(pipeline.Progress{Stage: name, Done: done, Total: total}) }
 }
 
-// publish gives the file its name. Without Force a file that has come there
-// meanwhile is kept.
-func (o output) publish(temp, path string) error {
+// publish gives the file that was made its name. Without Force a file that has come
+// there meanwhile is kept.
+func (o output) publish(temp, path string, made os.FileInfo) error {
+	if err := own(temp, made); err != nil {
+		return err
+	}
 	flags := uint(unix.RENAME_NOREPLACE)
 	if o.Force {
 		flags = 0
@@ -154,7 +178,13 @@ func (o output) publish(temp, path string) error {
 	if err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		if !o.Force { // with it, what was there is gone
+			err = errors.Join(err, os.Rename(path, temp))
+		}
+		return err
+	}
+	return nil
 }
 
 // syncDir makes a rename in the folder durable.

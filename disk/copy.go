@@ -72,8 +72,8 @@ func (o CopyOptions) write(dst io.WriterAt, b copied) error {
 			skip, n = zeroRun(p, off)
 		}
 		if !skip {
-			if k, err := dst.WriteAt(p[:n], off); err != nil {
-				return fmt.Errorf("write copy at offset %d: %w", off+int64(k), err)
+			if _, err := dst.WriteAt(p[:n], off); err != nil {
+				return fmt.Errorf("write copy at offset %d: %w", off, err)
 			}
 		}
 		p, off = p[n:], off+n

@@ -17,6 +17,7 @@ type faultRoute struct {
 	instance bool   // the image is the disk of a machine
 	within   bool   // the copy is made by the mount, in a job
 	ours     bool   // a command of chromogenic: its exit status tells the kind
+	again    bool   // the program tries a second time
 	line     func(x *faultCase) *exec.Cmd
 	// made is where the copy is, and in which format.
 	made func(t testing.TB, x *faultCase) (path, format string)
@@ -105,7 +106,7 @@ func destinationRoutes() (all []faultRoute) {
 	for _, p := range [][2]string{{"raw", "raw"}, {"qcow2", "qcow2"}, {"vmdk", "vmdk"}, {"ova", "ova"}} {
 		for _, c := range pick("cp", "dd", "cat", "rsync") {
 			line := c.line
-			r := faultRoute{name: c.name + " in, " + p[0], ext: p[0], format: p[1], into: true, within: true, made: madeInside}
+			r := faultRoute{name: c.name + " in, " + p[0], ext: p[0], format: p[1], into: true, within: true, made: madeInside, again: c.name == "rsync"}
 			r.line = func(x *faultCase) *exec.Cmd { return line(x.master, inside(x)) }
 			all = append(all, r)
 			r.name = c.name + " within, " + p[0]

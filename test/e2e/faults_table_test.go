@@ -24,12 +24,13 @@ type fault struct {
 	// What somebody does to the file while disk, which is Hang then, holds up the
 	// program.
 	meanwhile func(t testing.TB, x *faultCase)
+	notOf     func(faultRoute) bool // routes to which it cannot happen; nil is none
 }
 
 // at is where the faults strike that have a place: everything before it is well. It
-// is a multiple of no block, for a reason must tell the byte.
+// begins a page, for no kernel knows more of a disk, and no cluster or block.
 const (
-	at    = 1234 * 1024
+	at    = 1236 * 1024
 	until = at + 4096
 )
 
@@ -91,31 +92,31 @@ func sourceFaults() []fault {
 // destinationFaults are those of the disk that an image is written to.
 func destinationFaults() []fault {
 	whole := func(op faultfs.Op, e faultfs.Effect) faultfs.Fault { return faultfs.Fault{Op: op, Effect: e} }
-	atSync := faultfs.Fault{Op: faultfs.Fsync, Effect: faultfs.Hang, Times: 1}
+	// Not at fsync(2), during which the kernel lets nobody remove the file.
+	atClose := faultfs.Fault{Op: faultfs.Close, Effect: faultfs.Hang, Times: 1}
 	all := []fault{
 		{name: "short writes", what: "each write takes fewer bytes than it was given", disk: whole(faultfs.Write, faultfs.Short)},
 		{name: "slow", what: "each write takes 20 ms longer", disk: faultfs.Fault{Op: faultfs.Write, Effect: faultfs.Slow, Delay: 20 * time.Millisecond}},
 		{name: "interrupted", what: "writes fail with EINTR, three times", disk: faultfs.Fault{Op: faultfs.Write, Effect: faultfs.Fail, Errno: syscall.EINTR, From: at, Times: 3}},
-		{name: "wrong bytes written", what: "one bit is stored wrong", disk: effect(faultfs.Write, faultfs.Flip), errno: syscall.EBADMSG, cause: "holds bytes of digest"},
-		{name: "lost write", what: "a write says that it is done, and nothing is stored", disk: effect(faultfs.Write, faultfs.Lose), errno: syscall.EBADMSG, cause: "holds bytes of digest"},
-		{name: "wrong bytes read back", what: "one bit is read wrong, each time", disk: effect(faultfs.Read, faultfs.Flip), errno: syscall.EBADMSG, cause: "holds bytes of digest"},
+		{name: "wrong bytes written", what: "one bit is stored wrong", disk: effect(faultfs.Write, faultfs.Flip), errno: syscall.EBADMSG, cause: "digest"},
+		{name: "lost write", what: "a write says that it is done, and nothing is stored", disk: effect(faultfs.Write, faultfs.Lose), errno: syscall.EBADMSG, cause: "digest"},
+		{name: "wrong bytes read back", what: "one bit is read wrong, each time", disk: effect(faultfs.Read, faultfs.Flip), errno: syscall.EBADMSG, cause: "digest"},
 		{name: "bad sector", what: "what was written cannot be read back", disk: sector(at, syscall.EIO), errno: syscall.EIO, cause: "input/output error"},
 		{name: "early end", what: "what was written ends too early when it is read back", disk: faultfs.Fault{Op: faultfs.Read, Effect: faultfs.End, From: at}, errno: syscall.EBADMSG, cause: "got no more"},
-		{name: "short reads", what: "reading back gives fewer bytes than were asked for", disk: whole(faultfs.Read, faultfs.Short)},
 
-		{name: "temporary removed", what: "somebody removes the unfinished file", disk: atSync, errno: syscall.ESTALE, cause: "has been removed", meanwhile: func(t testing.TB, x *faultCase) { must(t, os.Remove(x.temporary(t))) }},
-		{name: "temporary renamed", what: "somebody renames it", disk: atSync, errno: syscall.ESTALE, cause: "has been removed", meanwhile: func(t testing.TB, x *faultCase) {
-			must(t, os.Rename(x.temporary(t), filepath.Join(x.disk.dir, ".mine")))
+		{name: "temporary removed", what: "somebody removes the unfinished file", disk: atClose, errno: syscall.ESTALE, cause: "has been removed", meanwhile: func(t testing.TB, x *faultCase) { must(t, os.Remove(x.temporary(t))) }},
+		{name: "temporary renamed", what: "somebody renames it", disk: atClose, errno: syscall.ESTALE, cause: "has been removed", meanwhile: func(t testing.TB, x *faultCase) {
+			must(t, os.Rename(x.temporary(t), filepath.Join(filepath.Dir(x.temporary(t)), ".mine")))
 		}},
-		{name: "temporary replaced", what: "somebody puts another file in its place", disk: atSync, errno: syscall.ESTALE, cause: "has been replaced", meanwhile: func(t testing.TB, x *faultCase) {
-			other := filepath.Join(x.disk.dir, ".mine")
+		{name: "temporary replaced", what: "somebody puts another file in its place", disk: atClose, errno: syscall.ESTALE, cause: "has been replaced", meanwhile: func(t testing.TB, x *faultCase) {
+			other := filepath.Join(filepath.Dir(x.temporary(t)), ".mine")
 			run(t, "cp", x.master, other)
 			must(t, os.Rename(other, x.temporary(t)))
 		}},
-		{name: "name taken", what: "a file of the name appears meanwhile", disk: atSync, errno: syscall.EEXIST, cause: "taken", meanwhile: func(t testing.TB, x *faultCase) {
-			writeFile(t, filepath.Join(x.disk.dir, x.name+".raw"), []byte("somebody else's"))
+		{name: "name taken", what: "a file of the name appears meanwhile", disk: atClose, errno: syscall.EEXIST, cause: "", notOf: func(r faultRoute) bool { return r.instance }, meanwhile: func(t testing.TB, x *faultCase) {
+			writeFile(t, filepath.Join(x.b.images, x.name+"."+x.route.format), []byte("somebody else's"))
 		}},
-		{name: "unplugged", what: "the disk goes away", disk: atSync, errno: syscall.EHOSTUNREACH, cause: "", note: "the unfinished file stays on the disk until that is back: the next mount removes it, or `chromogenic gc`", meanwhile: func(t testing.TB, x *faultCase) { must(t, x.disk.Kill()) }},
+		{name: "unplugged", what: "the disk goes away", disk: atClose, errno: syscall.EHOSTUNREACH, cause: "", note: "the unfinished file stays on the disk until that is back: the next mount removes it, or `chromogenic gc`", meanwhile: func(t testing.TB, x *faultCase) { must(t, x.disk.Kill()) }},
 	}
 	for _, op := range []struct {
 		faultfs.Op

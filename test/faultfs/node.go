@@ -39,7 +39,7 @@ var (
 	_ fs.NodeRenamer     = (*node)(nil)
 	_ fs.NodeUnlinker    = (*node)(nil)
 	_ fs.NodeReaddirer   = (*node)(nil)
-	_ fs.NodeFsyncer     = (*node)(nil)
+	_ fs.FileFsyncdirer  = (*dir)(nil)
 )
 
 // WrapChild makes a node with faults of one that has none.
@@ -200,21 +200,31 @@ func (n *node) OpendirHandle(ctx context.Context, flags uint32) (fs.FileHandle, 
 	if e := n.strike(ctx, Readdir, n.name()); e != 0 {
 		return nil, 0, e
 	}
-	return n.LoopbackNode.OpendirHandle(ctx, flags)
+	h, how, e := n.LoopbackNode.OpendirHandle(ctx, flags)
+	if plain, ok := h.(dirStream); ok {
+		h = &dir{plain, n}
+	}
+	return h, how, e
 }
 
-// Fsync is that of a file, or of a folder.
-func (n *node) Fsync(ctx context.Context, f fs.FileHandle, flags uint32) syscall.Errno {
-	if h, ok := f.(*file); ok {
-		return h.Fsync(ctx, flags)
-	}
-	if e := n.strike(ctx, SyncDir, n.name()); e != 0 {
+// A dir is a folder that is open.
+type dir struct {
+	dirStream
+	n *node
+}
+
+// dirStream is what the handles of LoopbackNode can do.
+type dirStream interface {
+	fs.FileReaddirenter
+	fs.FileReleasedirer
+	fs.FileSeekdirer
+	fs.FileFsyncdirer
+}
+
+// Fsyncdir makes names durable.
+func (d *dir) Fsyncdir(ctx context.Context, flags uint32) syscall.Errno {
+	if e := d.n.strike(ctx, SyncDir, d.n.name()); e != 0 {
 		return e
 	}
-	d, err := os.Open(n.path())
-	if err != nil {
-		return fs.ToErrno(err)
-	}
-	defer d.Close()
-	return fs.ToErrno(d.Sync())
+	return d.dirStream.Fsyncdir(ctx, flags)
 }
