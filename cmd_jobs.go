@@ -39,8 +39,8 @@ func jobsCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "jobs",
 		Usage: "show copies and what became of them; go on with those that were cut off",
-		Description: "Every copy into a provider is a job, and the last thousand are remembered. A mount that\n" +
-			"runs is asked; without one the state directory is read.",
+		Description: "Every copy into a provider is a job, and so is every removal; the last thousand are remembered.\n" +
+			"A mount that runs is asked; without one the state directory is read.",
 		Subcommands: []*cli.Command{
 			sub("list", "", "list jobs, the newest last", "", 0, listJobs),
 			sub("show", "ID", "tell all that is known of a job", id, 1, showJob),
