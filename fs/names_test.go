@@ -2,6 +2,7 @@ package fs
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -237,4 +238,47 @@ func FuzzNames(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestIndexAll: who must not guess gets every image that a stem may mean.
+func TestIndexAll(t *testing.T) {
+	at := time.Date(2026, 11, 21, 3, 0, 0, 0, time.UTC)
+	entries := []providers.Entry{
+		{ID: "web.raw", Name: "web", Created: at},
+		{ID: "web.img", Name: "web", Created: at.Add(time.Second)},
+		{ID: "db.raw", Name: "db", Created: at},
+		{ID: "x.raw.qcow2", Name: "x.raw", Created: at},
+		{ID: "x.raw", Name: "x", Created: at},
+		{ID: "i-1", Name: "", Created: at},
+	}
+	entries = append(entries, capturesOf("i-2", "vm", at)...)
+	x := NewIndex(entries)
+	shown := map[string]string{}
+	for _, n := range x.Shown() {
+		shown[n.Entry.ID] = n.Name
+	}
+	for stem, want := range map[string][]string{
+		"web":                 {"web.raw", "web.img"},
+		"w%65b":               {"web.raw", "web.img"},
+		shown["web.img"]:      {"web.img"},
+		"web%2Eraw":           {"web.raw"},
+		"web%2Eimg":           {"web.img"},
+		"db":                  {"db.raw"},
+		"x%2Eraw":             {"x.raw.qcow2"}, // a name goes before an id
+		"x":                   {"x.raw"},
+		"i-1":                 {"i-1"},
+		"vm":                  {"i-2"},
+		"vm@20261121T030000Z": {capturesOf("i-2", "vm", at)[1].ID},
+		"we":                  nil,
+		"web~":                nil,
+		"":                    nil,
+	} {
+		var got []string
+		for _, n := range x.All(stem) {
+			got = append(got, n.Entry.ID)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("All(%q) = %q, want %q", stem, got, want)
+		}
+	}
 }
