@@ -144,23 +144,6 @@ func patient(ctx context.Context) (context.Context, context.CancelFunc) {
 	return calm, func() { stop(); cancel() }
 }
 
-// wait returns when done is closed, or false when the caller must die first.
-func wait(ctx context.Context, done <-chan struct{}) bool {
-	ctx, cancel := patient(ctx)
-	defer cancel()
-	select {
-	case <-done:
-		return true
-	case <-ctx.Done():
-	}
-	select {
-	case <-done: // both at once
-		return true
-	default:
-		return false
-	}
-}
-
 // holds tells whether the process has a file open, whose path ends so. A file
 // whose name the kernel has forgotten meanwhile is marked in /proc/PID/fd.
 func (p process) holds(path string) bool {

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"chromogenic/disk"
@@ -105,9 +106,9 @@ func (g *staged) inherited(ctx context.Context) bool {
 func (g *staged) commit(ctx context.Context, name string, f formats.Format, path string) error {
 	token := make(chan struct{})
 	go func() { <-g.commits; close(token) }()
-	if !wait(ctx, token) {
+	if err := g.folder.t.wait(ctx, token); err != nil {
 		go func() { <-token; g.commits <- struct{}{} }()
-		return errKilled()
+		return errLeft(err)
 	}
 	job, cancel := context.WithCancel(g.folder.t.ctx)
 	done := make(chan struct{})
@@ -118,15 +119,15 @@ func (g *staged) commit(ctx context.Context, name string, f formats.Format, path
 		defer cancel()
 		err = g.run(job, name, f, path)
 	})
-	if !wait(ctx, done) {
+	if left := g.folder.t.wait(ctx, done); left != nil {
 		cancel()
-		return errKilled()
+		return errLeft(left)
 	}
 	return err
 }
 
-func errKilled() error {
-	return disk.Errorf(disk.Interrupted, "write image: interrupted, so nothing is published")
+func errLeft(why error) error {
+	return fmt.Errorf("write image: %w, so nothing is published", why)
 }
 
 // run is the commit itself. The content stands still meanwhile.

@@ -21,29 +21,47 @@ const endingTime = 3 * time.Second
 // ends: do goes on alone then, until the disk answers or the process ends, and may
 // touch nothing that is the request's.
 func (t *tree) letGo(ctx context.Context, do func() error) error {
-	result := make(chan error, 1)
-	go func() { result <- do() }()
+	var result error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		result = do()
+	}()
+	if err := t.wait(ctx, done); err != nil {
+		return err
+	}
+	return result
+}
+
+// wait returns when done is closed, or with the reason for which the caller is let
+// go before.
+func (t *tree) wait(ctx context.Context, done <-chan struct{}) error {
 	ended := t.ctx.Done()
 	select {
-	case err := <-result:
-		return err
+	case <-done:
+		return nil
 	case <-ctx.Done():
 		calm, cancel := patient(ctx)
 		defer cancel()
 		select {
-		case err := <-result:
-			return err
+		case <-done:
+			return nil
 		case <-calm.Done():
-			return disk.Errorf(disk.Interrupted, "the program was killed while it waited for a disk that does not answer")
+			select {
+			case <-done: // both at once
+				return nil
+			default:
+			}
+			return disk.Errorf(disk.Interrupted, "the program was killed while it waited")
 		case <-ended:
 		}
 	case <-ended:
 	}
 	select {
-	case err := <-result:
-		return err
+	case <-done:
+		return nil
 	case <-time.After(endingTime):
-		return disk.Errorf(disk.Cancelled, "the mount has ended while it waited for a disk that does not answer")
+		return disk.Errorf(disk.Cancelled, "the mount has ended while the program waited")
 	}
 }
 

@@ -100,7 +100,9 @@ func mountOptions(o Options) fuse.MountOptions {
 		// Splicing 1 MiB needs more than the default fs.pipe-max-size, and fails.
 		DisableSplice: true,
 		MaxWrite:      1 << 20,
-		MaxBackground: 64,
+		// Reads ahead of all files share it: of a disk that hangs they must not keep
+		// others from theirs. A program has a few at a time.
+		MaxBackground: 4096,
 		// Without the first each write is followed by a getxattr; the second
 		// lets files without a page cache be mapped; with the third an open
 		// that truncates is one request.

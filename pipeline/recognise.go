@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 
 	"chromogenic/disk"
@@ -23,14 +24,14 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 		var err error
 		fits := off+int64(len(p)) <= c.Size()
 		if fits {
-			have, err = s.peek(c, off, len(p), len(cands) == 1)
+			have, err = s.peek(c, off, len(p), fresh || len(cands) > 1)
 		}
 		if fits && err == nil && bytes.Equal(have, p) {
 			keep = append(keep, c)
 			continue
 		}
 		out = append(out, c)
-		if err != nil && !fresh && s.telling(c) {
+		if err != nil && !fresh && !errors.Is(err, ErrStalled) && s.telling(c) {
 			broken = err
 		}
 	}
@@ -56,22 +57,30 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 // smaller, in bytes: tar writes 10 KiB at a time.
 const peekAhead = 512 << 10
 
-// peek gives n bytes of c at off, zeros behind its end, and may read on for the next
-// call. They hold until then.
-func (s *Spool) peek(c *core, off int64, n int, ahead bool) ([]byte, error) {
+// peek gives n bytes of c at off, zeros behind its end. They hold until the next call.
+// Of one candidate among many it fails when the source does not answer; for the only
+// one, which is what is being copied, it waits, and reads on for the next call.
+func (s *Spool) peek(c *core, off int64, n int, among bool) ([]byte, error) {
 	w := &s.peeked
 	if in := off - w.off; w.core == c && in >= 0 && in+int64(n) <= int64(len(w.data)) {
 		return w.data[in : in+int64(n)], nil
 	}
 	size := n
-	if ahead {
+	if !among {
 		size = max(n, int(min(peekAhead, c.Size()-off)))
 	}
 	if cap(w.data) < size {
 		w.data = make([]byte, size)
 	}
 	w.core, w.off, w.data = nil, off, w.data[:size]
-	if err := disk.ReadFull(c.image, w.data, off); err != nil {
+	read := disk.ReadFull
+	if among {
+		read = c.readOrStall
+	}
+	if err := read(c.image, w.data, off); err != nil {
+		if errors.Is(err, ErrStalled) {
+			w.data = nil // it may be written to yet
+		}
 		return nil, err
 	}
 	w.core = c

@@ -122,6 +122,7 @@ type lease struct {
 	lost   []*source // that could not be reached any longer
 	closed bool
 	ready  atomic.Bool // src is there
+	pulse              // of the reads
 }
 
 // get gives the source. An error is not remembered: the provider may come back.
@@ -193,6 +194,8 @@ func (l leased) Extent(off, n int64) (disk.Extent, error) {
 }
 
 func (l leased) ReadAt(p []byte, off int64) (int, error) {
+	l.begin()
+	defer l.end()
 	src, err := l.get(l.ctx)
 	if err != nil {
 		return 0, err

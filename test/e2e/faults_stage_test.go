@@ -68,6 +68,13 @@ func newFaultStage(t testing.TB, masters map[string]string, flags ...string) *fa
 	s.a, s.b = on("a", s.source), on("b", s.target)
 	s.server = mount(t, config{sites: []site{s.a, s.b, s.good}, flags: flags})
 	s.conf = s.server.config.write(t)
+	t.Cleanup(func() { // before the mount ends, which is not to wait for them
+		for _, d := range []*faulty{s.source, s.target} {
+			if d.Mount != nil {
+				d.Clear()
+			}
+		}
+	})
 	return s
 }
 
