@@ -16,7 +16,12 @@ import (
 // process of another pid namespace, of which nothing is known.
 type process struct {
 	pid   int    // the thread group's
-	start string // its start time in clock ticks: a pid comes back, the pair does not
+	start string // its start time in clock ticks: a pid comes back, the pair does not; empty while it executes another program
+}
+
+// is tells whether two are the same, as far as is known.
+func (p process) is(q process) bool {
+	return p.pid == q.pid && (p.start == q.start || p.start == "" || q.start == "")
 }
 
 // callerThread is the thread that made the request; 0 is unknown.
@@ -38,6 +43,9 @@ func callerProcess(ctx context.Context) process {
 	if err != nil {
 		return process{}
 	}
+	if executing(pid) {
+		return process{pid: pid}
+	}
 	fields := statFields(pid)
 	if fields == nil {
 		return process{}
@@ -45,11 +53,31 @@ func callerProcess(ctx context.Context) process {
 	return process{pid, fields[statStart]}
 }
 
+// executing tells whether the process is about to become another program, so that
+// no code of the old one is there any more, and none of the new one yet. It closes
+// its files then, those with O_CLOEXEC, and waits for our answer. Recent kernels
+// let nobody read its /proc/PID/stat meanwhile, nor its links: who reads them for
+// that answer waits for ever.
+func executing(pid int) bool { return statusField(pid, "VmExe") == "0 kB" }
+
+// statPatience is how long the state of a process that begins to execute another
+// program may keep us waiting, just after we have looked.
+const statPatience = time.Second
+
 // alive tells whether the process still runs. One that ended and was not waited
-// for does not.
+// for does not. It may be called with locks that the process's own requests need.
 func (p process) alive() bool {
-	fields := statFields(p.pid)
-	return fields != nil && fields[statStart] == p.start && !strings.ContainsAny(fields[statState], "ZXx")
+	if executing(p.pid) {
+		return true
+	}
+	read := make(chan []string, 1)
+	go func() { read <- statFields(p.pid) }()
+	select {
+	case fields := <-read:
+		return fields != nil && p.is(process{p.pid, fields[statStart]}) && !strings.ContainsAny(fields[statState], "ZXx")
+	case <-time.After(statPatience):
+		return true
+	}
 }
 
 // The fields of /proc/PID/stat behind the name in brackets: see proc(5), whose
@@ -94,9 +122,14 @@ func statusField(pid int, key string) string {
 const dyingBySignal = 0x4 | 0x400
 
 // killed tells whether the caller is closing its files because a signal killed
-// it, so that what it wrote is cut off.
+// it, so that what it wrote is cut off. Who ends has no table of files any more when
+// the last of them is closed; of any other the flags are not asked for, see executing.
 func killed(ctx context.Context) bool {
-	fields := statFields(callerThread(ctx))
+	tid := callerThread(ctx)
+	if statusField(tid, "FDSize") != "0" {
+		return false
+	}
+	fields := statFields(tid)
 	if fields == nil {
 		return false
 	}
@@ -147,6 +180,9 @@ func patient(ctx context.Context) (context.Context, context.CancelFunc) {
 // holds tells whether the process has a file open, whose path ends so. A file
 // whose name the kernel has forgotten meanwhile is marked in /proc/PID/fd.
 func (p process) holds(path string) bool {
+	if executing(p.pid) {
+		return true // it may, and must not be asked
+	}
 	dir := fmt.Sprintf("/proc/%d/fd", p.pid)
 	fds, err := os.ReadDir(dir)
 	if err != nil || !p.alive() {

@@ -97,7 +97,7 @@ func (g *staged) inherited(ctx context.Context) bool {
 	g.mu.Lock()
 	wrote := g.writers[by]
 	g.mu.Unlock()
-	return !wrote && by != process{} && by != g.owner && g.owner.holds("/"+g.path)
+	return !wrote && by != process{} && !by.is(g.owner) && g.owner.holds("/"+g.path)
 }
 
 // commit makes an image of the file, once at a time, and keeps the result for
