@@ -57,9 +57,9 @@ test-full: test ## the tests, those of the mount three times more with many more
 	CHROMOGENIC_FULL=1 $(GO) test -race -count=3 -timeout 3h ./pipeline/... ./fs ./providers/... ./test/e2e
 	$(MAKE) fuzz
 
-bench: ## benchmarks at 0, 50 and 100 % utilisation, and side by side with qemu-img
-	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./disk/... ./formats/... . ./test/e2e
-	CHROMOGENIC_BENCH=1 $(GO) test -count=1 -timeout 30m -run '^TestBench' -v . | grep -v '^=== '
+bench: ## benchmarks at 0, 50 and 100 % utilisation, and side by side with qemu-img and with cp
+	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./disk/... ./formats/... ./pipeline . ./test/e2e
+	CHROMOGENIC_BENCH=1 $(GO) test -count=1 -timeout 90m -run '^TestBench' -v . ./test/e2e | grep -v '^=== '
 
 lint: ## golangci-lint with the floors of .golangci.yml, and gofumpt
 	$(LINT) run ./...

@@ -57,8 +57,10 @@
 // The mount takes new images and changes none. What is written under a public
 // name goes to a spool. It becomes an image in close(2), whose result is that of
 // the whole job: cp's exit status is true. Until then the name is there for the
-// process that writes, and for nobody else; another writer of it gets EBUSY. In
-// detail, a close of a writable descriptor (FUSE's FLUSH)
+// process that writes, and for nobody else. Another process that writes it has a
+// file of its own: the first of them to be published is the image, and to the other
+// that is one which was there before. In detail, a close of a writable descriptor
+// (FUSE's FLUSH)
 //   - with no new bytes since the last commit gives that one's result again;
 //   - of an empty file does nothing: dd and shells close once before they write;
 //   - by a caller that a signal is killing publishes nothing, now or later;
@@ -73,10 +75,23 @@
 // by the qemu that made it within ten seconds, replace what that commit made; qemu
 // may open no other image for writing, for it ignores the error of its last close,
 // and is told at once when there is no room for what it writes. Anybody else who
-// writes over an existing image succeeds if it is the same disk, and gets EEXIST at
-// close if it is not; the image is never touched, and its readers never see the
-// writer's bytes. Opened without O_TRUNC the file begins with the image's content;
-// closed without a change it leaves nothing behind.
+// writes over an existing image succeeds if it is the same disk, and gets EEXIST if
+// it is not; the image is never touched, and its readers never see the writer's
+// bytes. Opened without O_TRUNC the file begins with the image's content; closed
+// without a change it leaves nothing behind.
+//
+// What is written under the name of an image is compared with it as it arrives, and
+// takes no scratch space as long as it is equal. Of a raw disk the write that brings
+// the first byte which differs fails, with EEXIST and the offset as the reason. The
+// close or the rename fails instead
+//   - of a container, for another container can hold the same disk;
+//   - of a file that is open for reading too, and of a 4 KiB block of zeros where the
+//     image has data: either may be written once more;
+//   - of a disk that ends too early;
+//   - of a dot-name, so that rsync goes on with what it has besides;
+//   - where the image was made of another disk, and knows its digest.
+//
+// With AllowReplace nothing of this fails: see below.
 //
 // Names with a leading dot, and names in directories with a leading dot (which
 // mkdir makes), are unfinished files: anybody may see, read, rename and remove
@@ -89,7 +104,8 @@
 //
 // The extension says what is handed over: an unknown one is EINVAL at creation, a
 // container under .raw is refused at close. COPY_FILE_RANGE from an image binds,
-// and moves no byte. fallocate punches holes and extends, and reserves nothing.
+// and moves no byte; where it is compared with another one it reads both, unless
+// their digests are known. fallocate punches holes and extends, and reserves nothing.
 // fsync makes the spool durable and publishes nothing. A modification time set
 // before the commit or after it, or on an image, is kept, where the provider can;
 // chmod and chown are accepted and change nothing; xattrs cannot be set (ENOTSUP),
