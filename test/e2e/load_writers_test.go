@@ -176,15 +176,15 @@ func (w *writers) killed(chance *rand.Rand) error {
 	}
 	defer os.Remove(from)
 	to := w.s.images("b", name+".raw")
-	cmd := command("cp", from, to)
-	if chance.IntN(2) == 0 {
-		cmd = command("dd", "if="+from, "of="+to, "bs=64K")
+	cmd, signals := command("cp", from, to), []os.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT}
+	if chance.IntN(2) == 0 { // which ends by SIGINT as if it was done
+		cmd, signals = command("dd", "if="+from, "of="+to, "bs=64K"), signals[:2]
 	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	time.Sleep(time.Duration(chance.IntN(400)) * time.Millisecond)
-	cmd.Process.Signal([]os.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT}[chance.IntN(3)])
+	cmd.Process.Signal(signals[chance.IntN(len(signals))])
 	err := cmd.Wait()
 	w.mu.Lock()
 	w.keep[name] = []string{sum, ""}
