@@ -6,6 +6,7 @@ PREFIX      ?= /usr/local
 SBINDIR     ?= /usr/sbin
 FUZZTIME    ?= 5m
 BENCHTIME   ?= 1s
+SOAK        ?= 30m
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS     := -s -w -X main.version=$(VERSION)
 
@@ -53,8 +54,9 @@ test: deps check ## all tests, with real tools, mounts and the race detector (un
 	[ "$$(id -u)" != 0 ] || export CI="$${CI:-true}"; \
 	$(GO) test -race -count=1 -timeout 20m -v ./... 2>&1 | scripts/count.sh
 
-test-full: test ## the tests, those of the mount three times more with many more kills, then long fuzzing (three hours)
-	CHROMOGENIC_FULL=1 $(GO) test -race -count=3 -timeout 3h ./pipeline/... ./fs ./providers/... ./test/e2e
+test-full: test ## the tests, those of the mount three times more with more kills and load, a soak of SOAK (30m), then long fuzzing (four hours)
+	CHROMOGENIC_FULL=1 $(GO) test -race -count=3 -timeout 4h ./pipeline/... ./fs ./providers/... ./test/e2e
+	CHROMOGENIC_SOAK=$(SOAK) $(GO) test -count=1 -timeout 3h -run '^TestSoak$$' -v ./test/e2e
 	$(MAKE) fuzz
 
 bench: ## benchmarks at 0, 50 and 100 % utilisation, and side by side with qemu-img and with cp

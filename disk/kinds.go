@@ -109,8 +109,8 @@ var kinds = [kindCount]KindInfo{
 	},
 	Quota: {
 		Name:   "quota",
-		Cause:  "your quota at the provider or on its disk is used up, or the budget for reading is",
-		Remedy: "remove what you no longer need, or have the quota raised",
+		Cause:  "your quota at the provider or on its disk is used up, or the budget for reading from it is (read_budget)",
+		Remedy: "remove what you no longer need, or have the quota raised; a read budget is renewed at the time that the message names, raised in the configuration, or exceeded by one copy with chromogenic cp --over-budget",
 	},
 	NoSpace: {
 		Name:   "no-space",

@@ -52,6 +52,11 @@
 // by copy_file_range, and a plain read is EPERM. A capture that was kept is read as
 // an image, whatever the policy.
 //
+// Where the rate is bounded (bwlimit) readers wait for their turn, a twentieth of a
+// second's bytes at a time each; who is killed meanwhile does not. When the read
+// budget of a provider is used up, whatever is not in memory gives EDQUOT until it is
+// renewed or raised, and a copy that it does not do for is refused at its beginning.
+//
 // # Writing
 //
 // The mount takes new images and changes none. What is written under a public
