@@ -120,12 +120,22 @@ func (w *writers) done(what, name, sum string, chance *rand.Rand) error {
 		return fmt.Errorf("%s is not what was written", name)
 	}
 	if chance.IntN(10) > 0 {
-		return os.Remove(w.s.images("b", name+".raw"))
+		return remove(w.s.images("b", name+".raw"))
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.keep[name] = []string{sum}
 	return nil
+}
+
+// remove removes an image that was read a moment ago: on a busy machine the server
+// may learn of the close(2) only then, and the image is EBUSY until it does.
+func remove(path string) error {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		if err := os.Remove(path); !errors.Is(err, syscall.EBUSY) || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // digest reads the raw view of an image.

@@ -87,7 +87,7 @@ func (k *soak) published(name, format, want string) {
 	if sum, _, err := readThrough(k.s.images("b", name+".raw")); sum != want {
 		k.t.Errorf("%s is not what was copied: %v", name, err)
 	}
-	if err := os.Remove(path); err != nil {
+	if err := remove(path); err != nil {
 		k.t.Error(err)
 	}
 }
@@ -143,7 +143,7 @@ func (k *soak) change(round int) {
 	name := fmt.Sprintf("%s%d.raw", changing, round%5)
 	path := filepath.Join(k.a.images, name)
 	if round%7 == 6 {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			k.t.Error(err)
 		}
 		return
