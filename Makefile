@@ -51,7 +51,7 @@ deps: ## install the Debian packages that the tests need (as root), or name them
 # right to mount a tmpfs, and see what was skipped.
 test: deps check ## all tests, with real tools, mounts and the race detector (under 25 minutes)
 	[ "$$(id -u)" != 0 ] || export CI="$${CI:-true}"; \
-	$(GO) test -race -count=1 -timeout 20m -v ./... 2>&1 | scripts/count.sh
+	$(GO) test -race -count=1 -timeout 30m -v ./... 2>&1 | scripts/count.sh
 
 test-full: test ## the tests, those of the mount three times more with many more kills, then long fuzzing (three hours)
 	CHROMOGENIC_FULL=1 $(GO) test -race -count=3 -timeout 3h ./pipeline/... ./fs ./providers/... ./test/e2e
