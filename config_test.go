@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 func writeConfig(t *testing.T, text string) string {
@@ -46,7 +47,7 @@ providers:
 			{Name: "ark", Type: "local", Images: filepath.Join(filepath.Dir(path), "backup/images"), Store: "qcow2", Clean: "off", Snapshot: "never"},
 		},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(config{})); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/urfave/cli/v2"
 )
 
@@ -107,7 +108,7 @@ func TestApply(t *testing.T) {
 			t.Errorf("%q: %v", c.words, err)
 			continue
 		}
-		if diff := cmp.Diff(c.want, got) + cmp.Diff(c.rest, rest); diff != "" {
+		if diff := cmp.Diff(c.want, got, cmpopts.IgnoreUnexported(config{})) + cmp.Diff(c.rest, rest); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", c.words, diff)
 		}
 	}
