@@ -3,9 +3,11 @@ package pipeline
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/gob"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"strings"
 	"time"
 
@@ -104,7 +106,7 @@ func (p *Pipeline) lookInto(key, site string, e providers.Entry, over bool, l *l
 		if f, err := decodeFacts(enc); err == nil {
 			return f, nil
 		}
-		// An older program's encoding: look again.
+		// An older program's encoding, or damaged: look again.
 	}
 	src, err := p.openSource(p.ctx, site, e, sourceOptions{over: over, wrap: l.watching})
 	if err == nil {
@@ -241,12 +243,17 @@ func (f *facts) encode() ([]byte, error) {
 	if err := gob.NewEncoder(&b).Encode(w); err != nil {
 		return nil, fmt.Errorf("encode facts: %w", err)
 	}
-	return b.Bytes(), nil
+	// A bit of a map that is wrong would be a hole where data is.
+	return binary.LittleEndian.AppendUint32(b.Bytes(), crc32.Checksum(b.Bytes(), castagnoli)), nil
 }
 
 func decodeFacts(p []byte) (*facts, error) {
 	var w factsWire
-	if err := gob.NewDecoder(bytes.NewReader(p)).Decode(&w); err != nil {
+	n := len(p) - crc32.Size
+	if n < 0 || crc32.Checksum(p[:n], castagnoli) != binary.LittleEndian.Uint32(p[n:]) {
+		return nil, disk.Errorf(disk.Malformed, "decode facts: checksum differs")
+	}
+	if err := gob.NewDecoder(bytes.NewReader(p[:n])).Decode(&w); err != nil {
 		return nil, fmt.Errorf("decode facts: %w", err)
 	}
 	f := &facts{Format: w.Format, Contained: w.Contained, FileSize: w.FileSize, Meta: w.Meta}

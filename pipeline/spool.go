@@ -48,6 +48,7 @@ type Spool struct {
 
 	closed bool
 	file   *os.File // nil while nothing is stored
+	sums   spoolSums
 	path   string   // of the file, in the spool folder
 	most   int64    // bytes that the file took before it was made smaller
 	left   bool     // the file stays, for a job that goes on later
@@ -143,8 +144,10 @@ func (s *Spool) store(p []byte, off int64) (int, error) {
 	n, err := s.file.WriteAt(p, off)
 	s.p.metrics.spooled.Add(float64(n))
 	if err != nil {
+		s.sums.forget(off, off+int64(len(p)))
 		return n, fmt.Errorf("write spool at offset %d: %w", off, err)
 	}
+	s.sums.wrote(p, off)
 	return n, nil
 }
 
@@ -238,6 +241,7 @@ func (s *Spool) Truncate(size int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if size < s.size.Load() {
+		s.sums.forget(size, s.size.Load())
 		s.same.remove(size, s.size.Load())
 		if s.file != nil {
 			s.most = max(s.most, held(s.file))
@@ -284,6 +288,7 @@ func (s *Spool) Discard(off, n int64) error {
 		return nil
 	}
 	s.same.remove(off, off+n)
+	s.sums.forget(off, off+n)
 	if s.file == nil {
 		return nil
 	}
@@ -416,6 +421,17 @@ func (i spoolImage) Size() int64 { return i.size }
 
 func (spoolImage) Close() error { return nil }
 
+// ReadAt reads what was written, or fails where the disk gives something else.
+func (i spoolImage) ReadAt(p []byte, off int64) (int, error) {
+	n, err := i.Spool.ReadAt(p, off)
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	if bad := i.sums.check(p[:n], off); bad != nil {
+		return 0, bad
+	}
+	return n, err
+}
+
 // Extent is that of disk.Image.
 func (i spoolImage) Extent(off, n int64) (disk.Extent, error) {
 	s := i.Spool
@@ -435,7 +451,16 @@ func (i spoolImage) Extent(off, n int64) (disk.Extent, error) {
 	if s.file == nil {
 		return disk.Extent{Off: off, Len: n, Zero: true}, nil
 	}
-	return fileExtent(s.file, off, n)
+	e, err := fileExtent(s.file, off, n)
+	if err == nil && e.Zero {
+		// A hole where something was written is a write that was lost.
+		if at := s.sums.data(off, e.Len); at > off {
+			e.Len = at - off
+		} else {
+			e.Zero = false
+		}
+	}
+	return e, err
 }
 
 // fileExtent asks the file system, which may know nothing of holes; what lies

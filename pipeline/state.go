@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,10 +9,10 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
-	bbolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 
 	"chromogenic/disk"
+	"chromogenic/pipeline/store"
 )
 
 // stateSchema is the version of what is kept; a database of another one is
@@ -45,7 +44,7 @@ const lockWait = 300 * time.Millisecond
 // A state is what outlives the process: a small database in the state
 // directory, for one process at a time. With no directory it remembers nothing.
 type state struct {
-	db    *bbolt.DB // nil without a directory
+	db    *store.DB // nil without a directory
 	spool string    // folder of the spools
 	temp  bool      // the spool folder is ours to remove
 }
@@ -64,13 +63,13 @@ func openState(dir string) (*state, error) {
 	}
 	var err error
 	path := filepath.Join(dir, "state.db")
-	s.db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockWait})
-	if errors.Is(err, bbolterrors.ErrTimeout) {
+	s.db, err = store.Open(path, lockWait)
+	if disk.KindOf(err) == disk.Busy {
 		err := disk.Errorf(disk.Busy, "open state directory %q: another chromogenic is using it", dir)
 		return nil, disk.Hint(err, "end the other one, or give this one a directory of its own with --state-dir")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open state %q: %w", path, err)
+		return nil, err
 	}
 	if err := s.prepare(); err != nil {
 		s.db.Close()
@@ -149,7 +148,7 @@ func (s *state) get(bucket, key string) []byte {
 		return nil
 	}
 	var val []byte
-	// View fails only once the database is closed; then nothing is known.
+	// View fails once the database is closed, or broken; then nothing is known.
 	_ = s.db.View(func(tx *bbolt.Tx) error {
 		val = append(val, tx.Bucket([]byte(bucket)).Get([]byte(key))...)
 		return nil
@@ -177,7 +176,7 @@ func (s *state) drop(bucket, key string) error {
 	if s.db == nil {
 		return nil
 	}
-	err := s.db.Batch(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucket)).Delete([]byte(key)) })
+	err := s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucket)).Delete([]byte(key)) })
 	if err != nil {
 		return fmt.Errorf("forget %s: %w", bucket, err)
 	}
@@ -189,7 +188,7 @@ func (s *state) put(bucket, key string, val []byte) error {
 	if s.db == nil {
 		return nil
 	}
-	err := s.db.Batch(func(tx *bbolt.Tx) error {
+	err := s.db.Update(func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte(bucket)).Put([]byte(key), val)
 	})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"chromogenic/disk"
+	"chromogenic/pipeline/store"
 )
 
 // bucket holds the record of each job, as JSON by id.
@@ -24,7 +25,7 @@ const kept = 1000
 // Jobs are those that run in this process and the records of all others. It is
 // safe for concurrent use.
 type Jobs struct {
-	db *bbolt.DB // nil remembers nothing beyond the process
+	db *store.DB // nil remembers nothing beyond the process
 
 	mu   sync.Mutex
 	all  map[string]*Record // in memory as in the database
@@ -34,7 +35,7 @@ type Jobs struct {
 // Open reads the records of a database; those that an earlier process has left
 // running are interrupted now. A nil database remembers nothing beyond the
 // process.
-func Open(db *bbolt.DB) (*Jobs, error) {
+func Open(db *store.DB) (*Jobs, error) {
 	j := &Jobs{db: db, all: map[string]*Record{}, live: map[string]*Job{}}
 	if db == nil {
 		return j, nil
@@ -76,7 +77,7 @@ func (j *Jobs) write(r *Record) error {
 	if err != nil {
 		return fmt.Errorf("encode job %s: %w", r.ID, err)
 	}
-	err = j.db.Batch(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucket)).Put([]byte(r.ID), val) })
+	err = j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucket)).Put([]byte(r.ID), val) })
 	if err != nil {
 		return fmt.Errorf("keep job %s: %w", r.ID, err)
 	}
@@ -120,7 +121,7 @@ func (j *Jobs) prune() {
 	for _, r := range ended[:len(ended)-kept] {
 		delete(j.all, r.ID)
 		if j.db != nil {
-			_ = j.db.Batch(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucket)).Delete([]byte(r.ID)) })
+			_ = j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucket)).Delete([]byte(r.ID)) })
 		}
 	}
 }

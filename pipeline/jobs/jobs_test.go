@@ -12,12 +12,13 @@ import (
 	"go.etcd.io/bbolt"
 
 	"chromogenic/disk"
+	"chromogenic/pipeline/store"
 )
 
 // open opens jobs over a database in dir; the function closes it as a crash would.
 func open(t *testing.T, dir string) (*Jobs, func()) {
 	t.Helper()
-	db, err := bbolt.Open(filepath.Join(dir, "state.db"), 0o600, nil)
+	db, err := store.Open(filepath.Join(dir, "state.db"), time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +181,7 @@ func TestUnknownRecordsStay(t *testing.T) {
 	dir := t.TempDir()
 	_, crash := open(t, dir)
 	crash()
-	db, err := bbolt.Open(filepath.Join(dir, "state.db"), 0o600, nil)
+	db, err := store.Open(filepath.Join(dir, "state.db"), time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
