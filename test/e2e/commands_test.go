@@ -14,6 +14,7 @@ const (
 	exitUsage    = 2
 	exitNotFound = 4
 	exitVerify   = 6
+	exitPolicy   = 3
 )
 
 // chromogenic runs the binary with a configuration.

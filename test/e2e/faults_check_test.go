@@ -90,6 +90,10 @@ func (x *faultCase) play(t *testing.T) {
 		}
 	}
 	r := <-done
+	if x.undo != nil {
+		x.undo(t, x)
+		x.refresh(t)
+	}
 	if plugged && x.disk.struck(t, f) == 0 {
 		t.Errorf("the fault has not struck\n%s", r.out)
 	}

@@ -18,6 +18,7 @@ type faultRoute struct {
 	within   bool   // the copy is made by the mount, in a job
 	ours     bool   // a command of chromogenic: its exit status tells the kind
 	again    bool   // the program tries a second time
+	plain    bool   // the copy is a plain file, and not an image of a provider
 	line     func(x *faultCase) *exec.Cmd
 	// made is where the copy is, and in which format.
 	made func(t testing.TB, x *faultCase) (path, format string)
@@ -124,7 +125,7 @@ func destinationRoutes() (all []faultRoute) {
 	}
 	for _, format := range []string{"qcow2", "vmdk", "raw"} {
 		all = append(all, faultRoute{
-			name: "chromogenic convert to " + format, ext: "raw", format: format, into: true, ours: true,
+			name: "chromogenic convert to " + format, ext: "raw", format: format, into: true, ours: true, plain: true,
 			line: func(x *faultCase) *exec.Cmd {
 				return own("convert", x.master, filepath.Join(x.b.images, x.name+"."+format))
 			},
@@ -134,7 +135,7 @@ func destinationRoutes() (all []faultRoute) {
 		})
 	}
 	all = append(all, faultRoute{
-		name: "chromogenic cp out", ext: "raw", format: "qcow2", into: true, ours: true,
+		name: "chromogenic cp out", ext: "raw", format: "qcow2", into: true, ours: true, plain: true,
 		line: func(x *faultCase) *exec.Cmd {
 			return x.with("cp", "good:images/"+x.name, filepath.Join(x.b.images, x.name+".qcow2"))
 		},

@@ -147,6 +147,14 @@ func (x *faultCase) to() site {
 	return x.good
 }
 
+// folder is the one on the failing disk that the route reads from or writes to.
+func (x *faultCase) folder() string {
+	if x.route.instance {
+		return filepath.Join(x.disk.dir, "instances")
+	}
+	return filepath.Join(x.disk.dir, "images")
+}
+
 // temporary is the unfinished file that is being written on the disk.
 func (x *faultCase) temporary(t testing.TB) string {
 	t.Helper()

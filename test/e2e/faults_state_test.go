@@ -97,3 +97,77 @@ func TestStateFaults(t *testing.T) {
 		})
 	}
 }
+
+// TestStateAtStart: a mount whose state cannot be read or written says so and does
+// not begin. When the disk is well again, so is the state.
+func TestStateAtStart(t *testing.T) {
+	t.Parallel()
+	state := newFaulty(t, false)
+	good := newSite(t, "good")
+	random(t, filepath.Join(good.images, "web.raw"), mib, 213)
+	s := mount(t, config{sites: []site{good}, state: filepath.Join(state.dir, "state")})
+	run(t, "ls", "-l", s.images("good"))
+	run(t, "cp", random(t, filepath.Join(t.TempDir(), "x.raw"), mib, 214), s.images("good"))
+	before := names(t, s.path(".chromogenic", "jobs"))
+	s.stop(t)
+	conf := s.config.write(t)
+	for _, tt := range []struct {
+		name  string
+		fault faultfs.Fault
+		code  int
+		says  string
+	}{
+		{"open", failing(faultfs.Open, syscall.EIO), 1, "input/output error"},
+		{"head", faultfs.Fault{Op: faultfs.Read, Effect: faultfs.Fail, Errno: syscall.EIO}, exitVerify, "damaged"},
+		{"pages", faultfs.Fault{Op: faultfs.Read, Effect: faultfs.Fail, Errno: syscall.EIO, From: 2 * 4096}, 1, "cannot read it"},
+		{"read-only", faultfs.Fault{Op: faultfs.Write, Effect: faultfs.Fail, Errno: syscall.EROFS}, exitPolicy, "read-only file system"},
+		{"full", faultfs.Fault{Op: faultfs.Write, Effect: faultfs.Fail, Errno: syscall.ENOSPC}, 1, "no space left on device"},
+		{"fsync", failing(faultfs.Fsync, syscall.EIO), 1, "input/output error"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.fault.File = "state.db"
+			n := state.set(t, tt.fault)
+			defer state.mend(t)
+			dir := t.TempDir()
+			r := try(t, binary(), "mount", "--config", conf, dir)
+			if state.struck(t, n) == 0 {
+				t.Error("the fault has not struck")
+			}
+			if r.code != tt.code || !says(r.out, tt.says) || !strings.Contains(r.out, "state.db") || strings.Contains(r.out, "goroutine ") {
+				t.Errorf("exit status %d, want %d and %q:\n%s", r.code, tt.code, tt.says, r.out)
+			}
+			if mounted, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(mounted), " "+dir+" ") {
+				t.Error("it is mounted")
+			}
+		})
+	}
+	s = mount(t, s.config)
+	if after := names(t, s.path(".chromogenic", "jobs")); len(after) != len(before) || len(after) == 0 {
+		t.Errorf("the jobs were %q and are %q", before, after)
+	}
+}
+
+// TestStateFull: the disk of the state directory is really full. Images can be read;
+// copies are refused, and succeed when there is room.
+func TestStateFull(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	good := newSite(t, "good")
+	disk := filepath.Join(t.TempDir(), "disk")
+	must(t, os.Mkdir(disk, 0o755))
+	tmpfs(t, disk, "6M")
+	web := random(t, filepath.Join(good.images, "web.raw"), 2*mib, 215)
+	s := mount(t, config{sites: []site{good}, state: filepath.Join(disk, "state")})
+	t.Cleanup(func() { s.stop(t) })
+	try(t, "dd", "if=/dev/zero", "of="+filepath.Join(disk, "filler"), "bs=4k")
+	for i, c := range pick("cp", "dd", "rsync", "cat") {
+		src := random(t, filepath.Join(t.TempDir(), "x.raw"), mib, uint64(216+i))
+		checkFailed(t, s, good, c, src, c.name, failure{"No space left on device", "CHR-0009"})
+		checkFailed(t, s, good, c, s.images("good", "web.qcow2"), c.name+"-within", failure{"No space left on device", "CHR-0009"})
+	}
+	same(t, web, s.images("good", "web.qcow2"), "qcow2")
+	must(t, os.Remove(filepath.Join(disk, "filler")))
+	src := random(t, filepath.Join(t.TempDir(), "x.raw"), mib, 220)
+	run(t, "cp", src, s.images("good", "room.raw"))
+	same(t, src, filepath.Join(good.images, "room.raw"), "raw")
+}

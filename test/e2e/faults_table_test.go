@@ -24,7 +24,8 @@ type fault struct {
 	// What somebody does to the file while disk, which is Hang then, holds up the
 	// program.
 	meanwhile func(t testing.TB, x *faultCase)
-	notOf     func(faultRoute) bool // routes to which it cannot happen; nil is none
+	undo      func(t testing.TB, x *faultCase) // of meanwhile, when the program has ended; nil is nothing
+	notOf     func(faultRoute) bool            // routes to which it cannot happen; nil is none
 }
 
 // at is where the faults strike that have a place: everything before it is well. It
@@ -89,6 +90,9 @@ func sourceFaults() []fault {
 	}
 }
 
+// noProvider tells whether a route goes to a plain path.
+func noProvider(r faultRoute) bool { return r.plain }
+
 // destinationFaults are those of the disk that an image is written to.
 func destinationFaults() []fault {
 	whole := func(op faultfs.Op, e faultfs.Effect) faultfs.Fault { return faultfs.Fault{Op: op, Effect: e} }
@@ -115,6 +119,18 @@ func destinationFaults() []fault {
 		}},
 		{name: "name taken", what: "a file of the name appears meanwhile", disk: atClose, errno: syscall.EEXIST, cause: "", notOf: func(r faultRoute) bool { return r.instance }, meanwhile: func(t testing.TB, x *faultCase) {
 			writeFile(t, filepath.Join(x.b.images, x.name+"."+x.route.format), []byte("somebody else's"))
+		}},
+		{name: "folder renamed", what: "the folder gets another name", disk: atClose, errno: syscall.EHOSTUNREACH, cause: "", notOf: noProvider, meanwhile: func(t testing.TB, x *faultCase) {
+			must(t, os.Rename(x.folder(), x.folder()+".away"))
+		}, undo: func(t testing.TB, x *faultCase) {
+			must(t, os.Rename(x.folder()+".away", x.folder()))
+		}},
+		{name: "folder replaced", what: "another folder takes its place", disk: atClose, errno: syscall.EHOSTUNREACH, cause: "another folder", notOf: noProvider, meanwhile: func(t testing.TB, x *faultCase) {
+			must(t, os.Rename(x.folder(), x.folder()+".away"))
+			must(t, os.Mkdir(x.folder(), 0o755))
+		}, undo: func(t testing.TB, x *faultCase) {
+			must(t, os.Remove(x.folder()))
+			must(t, os.Rename(x.folder()+".away", x.folder()))
 		}},
 		{name: "unplugged", what: "the disk goes away", disk: atClose, errno: syscall.EHOSTUNREACH, cause: "", note: "the unfinished file stays on the disk until that is back: the next mount removes it, or `chromogenic gc`", meanwhile: func(t testing.TB, x *faultCase) { must(t, x.disk.Kill()) }},
 	}
