@@ -1,11 +1,14 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // A faultRoute is a way of an image's bytes through a disk that fails.
@@ -53,13 +56,60 @@ func pairs() [][2]string {
 	return all[:5]
 }
 
+// copyArg makes the test binary a program that copies a file.
+const copyArg = "copy-by-syscalls"
+
+// syscalls is that program: it tells the number that the system call gives.
+func syscalls() program {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err) // Linux always knows
+	}
+	return program{name: "syscalls", line: argv(self, copyArg)}
+}
+
+// copyBySyscalls copies with nothing between it and the kernel.
+func copyBySyscalls(from, to string) int {
+	failed := func(call string, err error) int {
+		fmt.Printf("%s: %d\n", call, err)
+		return 1
+	}
+	in, err := unix.Open(from, unix.O_RDONLY, 0)
+	if err != nil {
+		return failed("open", err)
+	}
+	out, err := unix.Open(to, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)
+	if err != nil {
+		return failed("creat", err)
+	}
+	for buf := make([]byte, 128*kib); ; {
+		n, err := unix.Read(in, buf)
+		if err != nil {
+			return failed("read", err)
+		}
+		if n == 0 {
+			break
+		}
+		if _, err := unix.Write(out, buf[:n]); err != nil {
+			return failed("write", err)
+		}
+	}
+	if err := unix.Close(out); err != nil {
+		return failed("close", err)
+	}
+	return 0
+}
+
+// copiers are the programs that meet the faults.
+func copiers() []program { return append(pick("cat", "dd", "cp", "rsync"), syscalls()) }
+
 // full tells whether everything is to be tested with everything.
 func full() bool { return os.Getenv("CHROMOGENIC_FULL") != "" }
 
 // sourceRoutes read from the failing disk.
 func sourceRoutes() (all []faultRoute) {
 	for _, p := range pairs() {
-		for _, c := range pick("cat", "dd", "cp", "rsync") {
+		for _, c := range copiers() {
 			line := c.line
 			r := faultRoute{name: c.name + " out, " + p[0] + " as " + p[1], ext: p[0], format: p[1], made: madeOutside}
 			r.line = func(x *faultCase) *exec.Cmd { return line(x.view(), outside(x)) }
@@ -105,7 +155,7 @@ func captureRoute(into bool) faultRoute {
 // destinationRoutes write to the failing disk.
 func destinationRoutes() (all []faultRoute) {
 	for _, p := range [][2]string{{"raw", "raw"}, {"qcow2", "qcow2"}, {"vmdk", "vmdk"}, {"ova", "ova"}} {
-		for _, c := range pick("cp", "dd", "cat", "rsync") {
+		for _, c := range copiers() {
 			line := c.line
 			r := faultRoute{name: c.name + " in, " + p[0], ext: p[0], format: p[1], into: true, within: true, made: madeInside, again: c.name == "rsync"}
 			r.line = func(x *faultCase) *exec.Cmd { return line(x.master, inside(x)) }

@@ -15,8 +15,13 @@ import (
 const binEnv = "E2E_BINARY"
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == faultArg {
-		os.Exit(serveFaults(os.Args[2:]))
+	if len(os.Args) > 1 {
+		switch os.Args[1] { // the test binary is some of the programs that it starts
+		case faultArg:
+			os.Exit(serveFaults(os.Args[2:]))
+		case copyArg:
+			os.Exit(copyBySyscalls(os.Args[2], os.Args[3]))
+		}
 	}
 	code, err := buildAndRun(m)
 	if err != nil {
