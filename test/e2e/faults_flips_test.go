@@ -45,6 +45,8 @@ func TestWrongBytes(t *testing.T) {
 		t.Run(strings.ReplaceAll(f.what, " ", "-"), func(t *testing.T) {
 			x := s.newCase(t, fault{}, faultRoute{ext: f.ext, format: "raw"})
 			if f.known {
+				x.master = random(t, filepath.Join(t.TempDir(), "x.raw"), 2*mib, 224) // a disk that no other image has
+				x.put(t)
 				run(t, "cp", x.view(), s.images("good", x.name+"-before.raw"))
 				must(t, os.Remove(filepath.Join(s.good.images, x.name+"-before.raw")))
 				s.refresh(t)

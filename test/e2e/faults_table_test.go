@@ -118,7 +118,7 @@ func destinationFaults() []fault {
 			must(t, os.Rename(other, x.temporary(t)))
 		}},
 		{name: "name taken", what: "a file of the name appears meanwhile", disk: atClose, errno: syscall.EEXIST, cause: "", notOf: func(r faultRoute) bool { return r.instance }, meanwhile: func(t testing.TB, x *faultCase) {
-			writeFile(t, filepath.Join(x.b.images, x.name+"."+x.route.format), []byte("somebody else's"))
+			run(t, "cp", x.masters[x.route.format], filepath.Join(x.b.images, x.name+"."+x.route.format))
 		}},
 		{name: "folder renamed", what: "the folder gets another name", disk: atClose, errno: syscall.EHOSTUNREACH, cause: "", notOf: noProvider, meanwhile: func(t testing.TB, x *faultCase) {
 			must(t, os.Rename(x.folder(), x.folder()+".away"))

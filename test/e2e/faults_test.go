@@ -19,23 +19,24 @@ func TestDestinationFaults(t *testing.T) {
 	cross(t, s, destinationFaults(), destinationRoutes())
 }
 
-// perFault is how many routes a fault meets where not all are asked for.
-const perFault = 2
-
-// cross plays every fault on every route, or on some of them: together the faults
-// meet all routes.
+// cross plays every fault on every route, or on one of them, each on another.
 func cross(t *testing.T, s *faultStage, faults []fault, routes []faultRoute) {
-	next := 0
+	next, stride := 0, 7 // neighbours are alike
 	for _, f := range faults {
-		n := len(routes)
-		if !full() {
-			n = perFault
+		left := 1
+		if full() {
+			left, stride = len(routes), 1
 		}
-		for range n {
-			r := routes[next*7%len(routes)] // neighbours are alike
-			if next++; f.notOf != nil && f.notOf(r) {
+		for range routes {
+			if left == 0 {
+				break
+			}
+			r := routes[next*stride%len(routes)]
+			next++
+			if f.notOf != nil && f.notOf(r) {
 				continue
 			}
+			left--
 			t.Run(f.name+"/"+r.name, func(t *testing.T) { s.newCase(t, f, r).play(t) })
 		}
 	}
