@@ -45,7 +45,8 @@
 // # Reading
 //
 // What is read is one version: an image that has changed gives ESTALE, or its old
-// bytes where the kernel has them. raw goes through the page cache; containers,
+// bytes where the kernel has them. A disk that was pulled out gives EHOSTUNREACH, and
+// when it is back the same open file reads on. raw goes through the page cache; containers,
 // instances and what was written a moment ago do not. An instance is read as its
 // provider's snapshot policy says: auto captures it at the first read; with never
 // it cannot be opened; otherwise it opens, can be copied into an images/ directory
@@ -163,6 +164,14 @@
 // with ENOENT in .chromogenic/errors. rm removes what waits, and with AllowDelete what
 // was set, if the image could be removed too; never the image. A document is renamed
 // with its image alone.
+//
+// # Waiting
+//
+// A disk that does not answer is waited for, by those who need it and nobody else. A
+// caller that gets a fatal signal is let go from whatever it waits for. A listing
+// waits three seconds for an image of which nothing is known yet, and shows it; its
+// lookup, during which the kernel holds the directory's lock, fails with ETIMEDOUT
+// after half a minute. See docs/faults.md.
 //
 // # Ending
 //

@@ -251,7 +251,8 @@ func (f *imageFile) CopyFileRange(ctx context.Context, from gofuse.FileHandle, f
 // Setattr accepts mode and owner, keeps a modification time where the provider
 // can, and refuses another size: an image is written through open(2).
 func (f *imageFile) Setattr(ctx context.Context, _ gofuse.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	if err := f.setattr(ctx, in); err != nil {
+	asked := *in // which is another request's when this one is let go
+	if err := f.kind.t.letGo(ctx, func() error { return f.setattr(ctx, &asked) }); err != nil {
 		return f.fail("setattr", err)
 	}
 	f.attr(&out.Attr)

@@ -161,8 +161,41 @@ func TestHungHeader(t *testing.T) {
 	go func() { end <- waiting.Wait() }()
 	endsSoon(t, "stat", end, promptly)
 	soon(t, "cp", s.masters["raw"], s.images("a", "new.raw")) // the kernel's lock of the directory is free
+	if full() {                                               // it takes half a minute
+		if r := try(t, "stat", s.images("a", "stuck.vmdk")); !says(r.out, said(syscall.ETIMEDOUT)) {
+			t.Errorf("stat of what does not answer: %s", r.out)
+		}
+	}
 	s.source.mend(t)
 	same(t, s.masters["raw"], s.images("a", "stuck.raw"), "raw")
+}
+
+// TestHungChange: a folder does not answer while an image of it is renamed, removed
+// or gets another time.
+func TestHungChange(t *testing.T) {
+	t.Parallel()
+	s := newFaultStage(t, faultImages(t), "--allow-delete", "--allow-meta")
+	for name, tt := range map[string]struct {
+		op   faultfs.Op
+		line []string
+	}{
+		"mv":      {faultfs.Rename, []string{"mv", s.images("b", "mv.raw"), s.images("b", "moved.raw")}},
+		"rm":      {faultfs.Unlink, []string{"rm", s.images("b", "rm.raw")}},
+		"touch":   {faultfs.Setattr, []string{"touch", s.images("b", "touch.raw")}},
+		"setattr": {faultfs.Create, []string{"setfattr", "-n", "user.chromogenic.prop.x", "-v", "y", s.images("b", "setattr.raw")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, "cp", s.masters["raw"], filepath.Join(s.b.images, name+".raw"))
+			s.refresh(t)
+			cmd := command(tt.line[0], tt.line[1:]...)
+			end := hung(t, s.target, faultfs.Fault{Op: tt.op, Effect: faultfs.Deaf}, cmd)
+			soon(t, "ls", "-l", s.images("good"))
+			cmd.Process.Kill()
+			endsSoon(t, name, end, promptly)
+			s.target.mend(t) // the kernel lets nobody list a folder in which a name is being changed
+			soon(t, "ls", s.images("b"))
+		})
+	}
 }
 
 // TestHungDestination: the disk that is copied to does not answer any more.

@@ -19,6 +19,7 @@ const (
 	Read     Op = "read"     //
 	Write    Op = "write"    //
 	Truncate Op = "truncate" // to whatever size
+	Setattr  Op = "setattr"  // of anything but the size
 	Fsync    Op = "fsync"    // of a file
 	Close    Op = "close"    // of a descriptor
 	Rename   Op = "rename"   // File is the old name

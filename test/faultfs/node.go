@@ -132,10 +132,12 @@ func (*node) Statx(context.Context, fs.FileHandle, uint32, uint32, *fuse.StatxOu
 }
 
 func (n *node) Setattr(ctx context.Context, f fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	op := Setattr
 	if _, ok := in.GetSize(); ok {
-		if e := n.strike(ctx, Truncate, n.name()); e != 0 {
-			return e
-		}
+		op = Truncate
+	}
+	if e := n.strike(ctx, op, n.name()); e != 0 {
+		return e
 	}
 	return n.LoopbackNode.Setattr(ctx, f, in, out)
 }
