@@ -312,8 +312,13 @@ func TestHungCommand(t *testing.T) {
 		command string
 		op      faultfs.Op
 	}{
-		{"convert", faultfs.Read}, {"cp out", faultfs.Read}, {"cp in", faultfs.Read}, {"cp", faultfs.Read}, {"inspect", faultfs.Read},
-		{"cp in", faultfs.Write}, {"cp", faultfs.Write},
+		{"convert", faultfs.Read},
+		{"cp out", faultfs.Read},
+		{"cp in", faultfs.Read},
+		{"cp", faultfs.Read},
+		{"inspect", faultfs.Read},
+		{"cp in", faultfs.Write},
+		{"cp", faultfs.Write},
 	} {
 		t.Run(fmt.Sprintf("%s, %s", tt.command, tt.op), func(t *testing.T) {
 			t.Parallel()
