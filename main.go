@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 
 	"github.com/urfave/cli/v2"
 
@@ -33,7 +34,14 @@ var version = "devel"
 // errInterrupted is the cause of a context that SIGINT or SIGTERM has ended.
 var errInterrupted = disk.Errorf(disk.Interrupted, "interrupted")
 
-func main() { os.Exit(run()) }
+// The kernel hands a signal for the process to its first thread, and to no other if
+// that one waits for a disk which does not answer. So it only waits for the end.
+func main() {
+	runtime.LockOSThread()
+	status := make(chan int)
+	go func() { status <- run() }()
+	os.Exit(<-status)
+}
 
 // run is the whole program; it returns the exit status.
 func run() int {
