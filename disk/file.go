@@ -175,7 +175,8 @@ func (f *file) shrunk(size int64) error {
 }
 
 // ended is why a read has met the end of the file at off, before its size: somebody
-// has cut it, or the disk does not give what is there.
+// has cut it, or the disk does not give what is there. The latter says nothing of the
+// file, which may be whole.
 func (f *file) ended(off int64) error {
 	st, err := f.f.Stat()
 	switch {
@@ -184,8 +185,11 @@ func (f *file) ended(off int64) error {
 	case f.regular && st.Size() < f.size:
 		return f.shrunk(st.Size())
 	}
-	return Errorf(Malformed, "read %q at offset %d: got no more, and the file has %d bytes: %w", f.f.Name(), off, f.size, io.ErrUnexpectedEOF)
+	err = fmt.Errorf("read %q at offset %d: got no more, and the file has %d bytes: %w", f.f.Name(), off, f.size, io.ErrUnexpectedEOF)
+	return Hint(err, hintDisk)
 }
+
+const hintDisk = "the disk that holds the file cannot read it: look at the kernel's log (dmesg), and copy the file anew from elsewhere"
 
 // failed is err with the place that it is of; ErrClosed where Close is the reason.
 func (f *file) failed(verb string, off int64, err error) error {
@@ -198,7 +202,7 @@ func (f *file) failed(verb string, off int64, err error) error {
 	}
 	switch err = fmt.Errorf("%s %q at offset %d: %w", verb, f.f.Name(), off, err); {
 	case errors.Is(err, syscall.EIO):
-		return Hint(err, "the disk that holds the file cannot read it: look at the kernel's log (dmesg), and copy the file anew from elsewhere")
+		return Hint(err, hintDisk)
 	case KindOf(err) == NotFound: // it is open, so it was there
 		return Errorf(Stale, "%w", err)
 	}

@@ -63,7 +63,7 @@ func sourceFaults() []fault {
 		{name: "bad sector", what: "a read fails with EIO at the nth block", disk: sector(at, syscall.EIO), errno: syscall.EIO, cause: "input/output error"},
 		{name: "bad header", what: "the same in the first block", disk: sector(0, syscall.EIO), errno: syscall.EIO, cause: "input/output error"},
 		{name: "short reads", what: "each read gives fewer bytes than were asked for", disk: faultfs.Fault{Op: faultfs.Read, Effect: faultfs.Short}},
-		{name: "early end", what: "a read gives nothing, as at the end, and the size says otherwise", disk: faultfs.Fault{Op: faultfs.Read, Effect: faultfs.End, From: at}, errno: syscall.EBADMSG, cause: "got no more"},
+		{name: "early end", what: "a read gives nothing, as at the end, and the size says otherwise", disk: faultfs.Fault{Op: faultfs.Read, Effect: faultfs.End, From: at}, errno: syscall.EIO, cause: "got no more"},
 		{name: "slow", what: "each read takes 20 ms longer", disk: faultfs.Fault{Op: faultfs.Read, Effect: faultfs.Slow, Delay: 20 * time.Millisecond}},
 		{name: "interrupted", what: "reads fail with EINTR, three times", disk: faultfs.Fault{Op: faultfs.Read, Effect: faultfs.Fail, Errno: syscall.EINTR, From: at, Times: 3}},
 		{name: "timed out", what: "a read fails with ETIMEDOUT (NFS, mounted soft)", disk: sector(at, syscall.ETIMEDOUT), errno: syscall.ETIMEDOUT, cause: "timed out"},
@@ -106,7 +106,7 @@ func destinationFaults() []fault {
 		{name: "lost write", what: "a write says that it is done, and nothing is stored", disk: effect(faultfs.Write, faultfs.Lose), errno: syscall.EBADMSG, cause: "digest"},
 		{name: "wrong bytes read back", what: "one bit is read wrong, each time", disk: effect(faultfs.Read, faultfs.Flip), errno: syscall.EBADMSG, cause: "digest"},
 		{name: "bad sector", what: "what was written cannot be read back", disk: sector(at, syscall.EIO), errno: syscall.EIO, cause: "input/output error"},
-		{name: "early end", what: "what was written ends too early when it is read back", disk: faultfs.Fault{Op: faultfs.Read, Effect: faultfs.End, From: at}, errno: syscall.EBADMSG, cause: "got no more"},
+		{name: "early end", what: "what was written ends too early when it is read back", disk: faultfs.Fault{Op: faultfs.Read, Effect: faultfs.End, From: at}, errno: syscall.EIO, cause: "got no more"},
 
 		{name: "temporary removed", what: "somebody removes the unfinished file", disk: atClose, errno: syscall.ESTALE, cause: "has been removed", meanwhile: func(t testing.TB, x *faultCase) { must(t, os.Remove(x.temporary(t))) }},
 		{name: "temporary renamed", what: "somebody renames it", disk: atClose, errno: syscall.ESTALE, cause: "has been removed", meanwhile: func(t testing.TB, x *faultCase) {
