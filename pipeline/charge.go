@@ -10,9 +10,9 @@ import (
 // unbounded is what a Charger grants where there is no budget.
 const unbounded = 1 << 62
 
-// A Charger counts n bytes as read from a site (allSites is all of them) in another process, the one
-// that has the state. It tells how many may be read for it: n, or more where there
-// is no budget.
+// A Charger counts n bytes as read from a site, or from all together (*), in another
+// process: the one that has the state. It tells how many may be read for that: n, or
+// more where there is no budget.
 type Charger func(ctx context.Context, site string, n int64, over bool) (granted int64, err error)
 
 // Charge is the Charger of this pipeline.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Limits bound the traffic with one provider, or with all of them together. What is
@@ -76,6 +77,7 @@ func (p *Pipeline) setLimits(all Limits, sites map[string]Limits) {
 		if own.Budget == nil || own.Budget.Bytes != 0 {
 			b.budgets = append(b.budgets, c.budget)
 		}
+		b.any = b.read.bounded() || slices.ContainsFunc(b.budgets, spender.bounded)
 		t.now.Store(b)
 	}
 }

@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"slices"
 	"sync/atomic"
 
 	"chromogenic/disk"
@@ -29,6 +28,7 @@ type traffic struct {
 type bounds struct {
 	read, send pacers
 	budgets    []spender
+	any        bool // what is read is bounded by one of them
 }
 
 // take is that of all budgets.
@@ -42,11 +42,6 @@ func (b *bounds) take(ctx context.Context, n int64, over bool) error {
 		}
 	}
 	return nil
-}
-
-// any tells whether something is bounded.
-func (b *bounds) any() bool {
-	return b.read.bounded() || slices.ContainsFunc(b.budgets, spender.bounded)
 }
 
 func (b *bounds) giveBack(n int64) {
@@ -96,11 +91,11 @@ func (m *metered) Allocated() int64 { return allocatedOf(m.Image) }
 // Verify is that of the image.
 func (m *metered) Verify(ctx context.Context) error { return disk.Verify(ctx, m.Image) }
 
-// ReadAt reads the image, when its turn has come. Where something is bounded, holes
+// ReadAt reads the image, when its turn has come. Where that is bounded, holes
 // are not read, for they would use it up.
 func (m *metered) ReadAt(p []byte, off int64) (int, error) {
 	b := m.t.now.Load()
-	if !b.any() {
+	if !b.any {
 		n, err := m.Image.ReadAt(p, off)
 		m.t.fetched.Add(int64(n))
 		return n, err
