@@ -19,6 +19,12 @@ type load struct {
 	long             time.Duration
 }
 
+// memory is what the server may take under the load, in bytes, as the README has it:
+// the program and what it keeps, what is under way, and as much again for garbage.
+func (l load) memory() int64 {
+	return 2 * int64(160+l.readers+8*l.writers) * mib
+}
+
 // theLoad is a short form; the full one is for CHROMOGENIC_FULL, and any other for
 // E2E_LOAD, as READERS:WRITERS:DURATION.
 func theLoad(t testing.TB) load {
@@ -92,6 +98,9 @@ func TestLoad(t *testing.T) {
 	t.Logf("readers: %s", r)
 	t.Logf("writers: %s", w)
 	t.Logf("peak: %s; all have ended %v after the time", peak, late.Round(time.Millisecond))
+	if bound := l.memory(); peak.rss > bound && !raceBuilt {
+		t.Errorf("the RSS is %d bytes, by design it is %d at most", peak.rss, bound)
+	}
 	if r.reads.Load() == 0 || w.published.Load() == 0 {
 		t.Error("nobody did anything")
 	}
@@ -205,8 +214,8 @@ func loadViews(t testing.TB, a site) []loadView {
 		{"islands", islands(t, filepath.Join(dir, "islands"), 3*gib)},
 	}
 	kinds := containers()
-	all := serve(t, a, disks[:1], kinds)
-	all = append(all, serve(t, a, disks[1:2], []container{kinds[0], kinds[1], kinds[5]})...)
+	all := serve(t, a, disks[:1], []container{kinds[0], kinds[2], kinds[5], kinds[6]})
+	all = append(all, serve(t, a, disks[1:2], []container{kinds[0], kinds[1]})...)
 	all = append(all, serve(t, a, disks[2:], []container{kinds[0]})...)
 	var views []loadView
 	for _, v := range all {
