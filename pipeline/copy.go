@@ -117,6 +117,7 @@ func (j *job) late(ctx context.Context, taken error) error {
 		}
 		j.upload = nil
 	}
+	j.p.Forget(j.spec.Site) // what it lists is older than the other image
 	if err := j.stage(stageCompare, func() error { return j.compare(ctx) }); err != nil || j.rec.Unchanged {
 		return err
 	}

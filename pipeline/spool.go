@@ -21,7 +21,8 @@ import (
 // Bytes that equal those of a view which is open, or was a moment ago, at the
 // same offset are recognised: they are noted, not stored. So a copy inside the
 // mount knows its source, whichever program makes it, and needs no scratch
-// space. The first byte that differs makes a plain sparse file of it.
+// space. The first byte that differs makes a plain sparse file of it. So it is with
+// the image that has the name already; see Expect.
 //
 // States: fresh (nothing was written), recognised (cands is not empty, same
 // says which bytes equal theirs, the rest is zero), plain (all is in the file;
