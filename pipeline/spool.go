@@ -50,9 +50,9 @@ type Spool struct {
 	closed bool
 	file   *os.File // nil while nothing is stored
 	sums   spoolSums
-	path   string   // of the file, in the spool folder
-	most   int64    // bytes that the file took before it was made smaller
-	left   bool     // the file stays, for a job that goes on later
+	path   string // of the file, in the spool folder
+	most   int64  // bytes that the file took before it was made smaller
+	left   bool   // the file stays, for a job that goes on later
 }
 
 // NewSpool makes an empty spool.
