@@ -17,19 +17,23 @@ const completionFlag = "--generate-bash-completion"
 // argument. What follows "--" stays an argument, whatever it looks like.
 //
 //	cp a b --store qcow2   becomes   cp --store qcow2 -- a b
+//	--config FILE ls       becomes   ls --config FILE
 func reorder(app *cli.App, argv []string) []string {
 	if len(argv) < 2 || argv[len(argv)-1] == completionFlag {
 		return argv
 	}
 	out := []string{argv[0]}
-	rest := argv[1:]
+	early, rest := beforeCommand(app, argv[1:])
 	flags, commands := app.Flags, app.Commands
 	for {
 		// The flags of this level, then the name of a command of the next.
 		n, cut := leading(flags, rest)
 		out, rest = append(out, rest[:n]...), rest[n:]
-		if len(rest) == 0 || cut {
-			return out
+		switch {
+		case cut:
+			return out // for cli to refuse: a value is missing
+		case len(rest) == 0:
+			return append(out, early...)
 		}
 		i := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(rest[0]) })
 		if i < 0 {
@@ -38,6 +42,7 @@ func reorder(app *cli.App, argv []string) []string {
 		out, rest = append(out, rest[0]), rest[1:]
 		flags, commands = commands[i].Flags, commands[i].Subcommands
 	}
+	rest = slices.Concat(early, rest)
 	if len(commands) > 0 {
 		return append(out, rest...) // an unknown command: for cli to refuse
 	}
@@ -61,6 +66,16 @@ func reorder(app *cli.App, argv []string) []string {
 		out = append(append(out, "--"), args...)
 	}
 	return out
+}
+
+// beforeCommand cuts off the flags before the name of a command that are the
+// command's own: --config FILE ls.
+func beforeCommand(app *cli.App, argv []string) (early, rest []string) {
+	n, cut := leading(commonFlags(), argv)
+	if cut || n == len(argv) || !slices.ContainsFunc(app.Commands, func(c *cli.Command) bool { return c.HasName(argv[n]) }) {
+		return nil, argv // for cli to refuse
+	}
+	return argv[:n], argv[n:]
 }
 
 // isHelp tells whether a word asks for help; cli would look for a topic named

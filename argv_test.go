@@ -10,14 +10,14 @@ import (
 
 func TestReorder(t *testing.T) {
 	app := &cli.App{
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "debug"}, &cli.StringFlag{Name: "config"}},
 		Commands: []*cli.Command{
 			{Name: "cp", Flags: []cli.Flag{
+				&cli.StringFlag{Name: "config", Aliases: []string{"c"}},
 				&cli.StringFlag{Name: "store", Aliases: []string{"O"}},
 				&cli.StringSliceFlag{Name: "o"},
 				&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}},
 			}},
-			{Name: "config", Subcommands: []*cli.Command{{Name: "check", Flags: []cli.Flag{&cli.BoolFlag{Name: "json"}}}}},
+			{Name: "config", Subcommands: []*cli.Command{{Name: "check", Flags: []cli.Flag{&cli.BoolFlag{Name: "json"}, &cli.BoolFlag{Name: "debug"}}}}},
 		},
 	}
 	for _, c := range []struct{ in, want string }{
@@ -37,8 +37,12 @@ func TestReorder(t *testing.T) {
 		{"cp a b --help", "cp --help"},
 		{"cp a -- --help", "cp -- a --help"},
 		{"cp a --nonsense b", "cp --nonsense -- a b"},
-		{"--config c.yaml cp a -n", "--config c.yaml cp -n -- a"},
-		{"--debug config check --json", "--debug config check --json"},
+		{"--config c.yaml cp a -n", "cp --config c.yaml -n -- a"},
+		{"--debug config check --json", "config check --json --debug"},
+		{"-c c.yaml cp", "cp -c c.yaml"},
+		{"--config cp", "--config cp"}, // its value; the command is missing
+		{"--version", "--version"},
+		{"--debug nonsense", "--debug nonsense"},
 		{"config check x --json", "config check --json -- x"},
 		{"config nonsense --json", "config nonsense --json"},
 		{"nonsense a --json", "nonsense a --json"},
