@@ -117,8 +117,14 @@ func destinationFaults() []fault {
 			run(t, "cp", x.master, other)
 			must(t, os.Rename(other, x.temporary(t)))
 		}},
-		{name: "name taken", what: "a file of the name appears meanwhile", disk: atClose, errno: syscall.EEXIST, cause: "", notOf: func(r faultRoute) bool { return r.instance }, meanwhile: func(t testing.TB, x *faultCase) {
-			run(t, "cp", x.masters[x.route.format], filepath.Join(x.b.images, x.name+"."+x.route.format))
+		{name: "name taken", what: "another disk of the name appears meanwhile", disk: atClose, errno: syscall.EEXIST, cause: "", notOf: func(r faultRoute) bool { return r.instance }, meanwhile: func(t testing.TB, x *faultCase) {
+			dir := t.TempDir()
+			other, laidOut := filepath.Join(dir, "other.raw"), filepath.Join(dir, "x."+x.route.format)
+			writeFile(t, other, randomBytes(mib, 213))
+			run(t, binary(), "convert", other, laidOut)
+			run(t, "cp", laidOut, filepath.Join(x.b.images, x.name+"."+x.route.format))
+		}, undo: func(t testing.TB, x *faultCase) {
+			must(t, os.Remove(filepath.Join(x.b.images, x.name+"."+x.route.format)))
 		}},
 		{name: "folder renamed", what: "the folder gets another name", disk: atClose, errno: syscall.EHOSTUNREACH, cause: "", notOf: noProvider, meanwhile: func(t testing.TB, x *faultCase) {
 			must(t, os.Rename(x.folder(), x.folder()+".away"))

@@ -112,7 +112,10 @@ func TestTakenName(t *testing.T) {
 			t.Error("the image that was there is another")
 		}
 	}
-	for kind, src := range sources {
+	// The shorter first: it is a part of others, and would be taken for a copy of one
+	// that somebody has read a moment ago.
+	for _, kind := range []string{"shorter", "same", "first", "last", "longer"} {
+		src := sources[kind]
 		for _, p := range programs {
 			if kind == "shorter" && (p.name == "dd-notrunc" || p.name == "dd-seek") {
 				continue // they leave the rest, and so the same disk
