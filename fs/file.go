@@ -53,7 +53,7 @@ func (f *imageFile) fail(op string, err error) syscall.Errno { return f.kind.t.f
 
 // attr is what stat(2) shows: all of it follows from the entry.
 func (f *imageFile) attr(out *fuse.Attr) {
-	when := f.ref.Entry.Updated
+	when := f.ref.Updated()
 	if when.IsZero() {
 		when = f.ref.Entry.Created
 	}
@@ -269,7 +269,7 @@ func (f *imageFile) setattr(ctx context.Context, in *fuse.SetAttrIn) error {
 	}
 	if when, ok := in.GetMTime(); ok {
 		// A signal must not leave half of a copy's attributes unset.
-		_, err := f.kind.t.p.SetMtime(context.WithoutCancel(ctx), f.ref.Site, f.ref.Entry, when)
+		_, err := f.kind.t.p.SetMtime(context.WithoutCancel(ctx), f.ref, when)
 		return err
 	}
 	return nil

@@ -18,7 +18,10 @@ type CopySpec struct {
 	Origin string     // with Image: where the bytes come from, for people: a path
 	File   string     // with Image: the absolute path of the plain file that it is, so that a copy which is cut off can go on; empty for others
 
+	Machine    bool             // with From: all disks of its image are asked for, as with an ova, and not the one that it shows
 	Site, Name string           // the destination: always its images
+	Disk       int              // the number that the disk will have: 0 for an image, or a boot disk; more for a data disk of the image of that name
+	Device     string           // of a data disk; empty for no name
 	Store      string           // overrides the provider's store: "", "source" or a format
 	Clean      string           // overrides the site's policy
 	Replace    bool             // another image of that name goes when this one, verified, takes its place
@@ -54,7 +57,9 @@ func Stages() []string {
 // record tells more, and is returned in both cases.
 //
 // A name that exists already with the same disk is a success without work;
-// with another it fails with Exists.
+// with another it fails with Exists. Of a machine of several disks those that are
+// missing in the image of the name are added to it, where the provider can
+// (providers.SetKeeper).
 //
 // A copy that stops after the stage Until, or whose process is told to end
 // (Suspend), leaves what it has made, and its record says Interrupted.
@@ -78,6 +83,7 @@ func (j *job) run(ctx context.Context) error {
 	if err := j.stage(stageCompare, func() error { return j.compare(ctx) }); err != nil || j.rec.Unchanged {
 		return err
 	}
+	j.noteAlone()
 	if err := j.clean(); err != nil {
 		return err
 	}
@@ -102,14 +108,19 @@ func (p *Pipeline) Plan(ctx context.Context, spec CopySpec) (rec *jobs.Record, e
 	for _, do := range []func() error{
 		func() error { return j.checkDestination(ctx) },
 		j.look,
+		j.ask,
 		j.layOut,
 	} {
 		if err := do(); err != nil {
 			return rec, err
 		}
 	}
+	j.noteAlone()
 	rec.State = jobs.Planned
-	notes := map[string]string{stageLayOut: j.format, stageSend: fmt.Sprintf("%d bytes", rec.Bytes)}
+	notes := map[string]string{stageLayOut: rec.Format, stageSend: fmt.Sprintf("%d bytes", rec.Bytes)}
+	if n := len(rec.Disks); n > 1 {
+		notes[stageLayOut] += fmt.Sprintf(", %d disks", n)
+	}
 	if taken, err := j.taken(ctx); err != nil {
 		return rec, err
 	} else if len(taken) > 0 {

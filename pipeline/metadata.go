@@ -115,7 +115,7 @@ func (s *site) metaSetter(name string) (providers.MetaSetter, error) {
 // metadata is what goes along with the image that is sent: what waits for it, or
 // else what is known of the source. What the container that is sent says itself
 // is not repeated.
-func (j *job) metadata() providers.Metadata {
+func (j *job) metadata(p *piece) providers.Metadata {
 	if m, ok := j.p.HeldMeta(j.spec.Site, j.spec.Name); ok {
 		if m.Empty() && m.MetaTime.Equal(j.spec.Mtime) {
 			return providers.Metadata{} // no sidecar is needed to say this
@@ -126,7 +126,7 @@ func (j *job) metadata() providers.Metadata {
 	if err := metaError(e); err != nil {
 		j.p.log.Warn("copy without metadata", "job", j.rec.ID, "error", err)
 	}
-	if e.Metadata.Empty() && j.src.passes(j.format, j.diskOf()) {
+	if e.Metadata.Empty() && j.src.passes(p.format, p.from) {
 		return providers.Metadata{}
 	}
 	m := providers.Metadata{Meta: j.src.meta.Meta, MetaTime: e.MetaTime}

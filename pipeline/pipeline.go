@@ -55,11 +55,12 @@ type Pipeline struct {
 	stop context.CancelFunc
 
 	mu     sync.Mutex
-	cores  map[string]*core   // those that have users
-	late   []*waiting         // uses that their views have given up, the oldest first
-	spools map[*os.File]int64 // bytes that each spool has claimed
-	kept   map[string]int64   // bytes of each spool that an interrupted job goes on with
-	held   map[string]Held    // metadata that waits for its image, by heldKey
+	cores  map[string]*core     // those that have users
+	late   []*waiting           // uses that their views have given up, the oldest first
+	spools map[*os.File]int64   // bytes that each spool has claimed
+	kept   map[string]int64     // bytes of each spool that an interrupted job goes on with
+	held   map[string]Held      // metadata that waits for its image, by heldKey
+	disks  map[string]time.Time // since when data disks wait for their image, by waitingKey
 }
 
 // New opens the state directory, which no other process may have open, and
@@ -100,6 +101,7 @@ func New(o Options) (*Pipeline, error) {
 		p.restorePins(s)
 	}
 	p.restoreHeld()
+	p.restoreWaiting()
 	p.metrics = newMetrics(p)
 	return p, nil
 }

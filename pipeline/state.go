@@ -27,6 +27,7 @@ const (
 	bucketDigests = "digests" // imageKey and disk -> guest digest
 	bucketPins    = "pins"    // site and kind -> providers.Pinner's pin
 	bucketHeld    = "held"    // site and name -> metadata that waits for its image
+	bucketWaiting = "waiting" // site, name and number -> since when a data disk waits for its image
 )
 
 // spoolPrefix begins the names of spools.
@@ -80,7 +81,7 @@ func openState(dir string) (*state, error) {
 // prepare makes the buckets and the spool folder.
 func (s *state) prepare() error {
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range []string{bucketMeta, bucketFacts, bucketDigests, bucketPins, bucketHeld} {
+		for _, name := range []string{bucketMeta, bucketFacts, bucketDigests, bucketPins, bucketHeld, bucketWaiting} {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return err
 			}
