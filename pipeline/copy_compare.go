@@ -16,7 +16,7 @@ type piece struct {
 	to       int              // its number at the destination
 	device   string           // what it is called there; empty for a boot disk
 	replaces *providers.Entry // that has a disk of this number, which goes; nil for none
-	whole    bool             // so do all data disks of that
+	whole    bool             // so do all disks of that
 
 	format  string
 	payload disk.Image     // the bytes to send
@@ -69,9 +69,9 @@ func (j *job) ask() error {
 	}
 	j.pieces = nil
 	for i, d := range disks {
-		p := &piece{from: i, to: i, device: d.Device, whole: i == 0}
+		p := &piece{from: i, to: i, device: d.Device, replaces: j.spec.Replaces, whole: true}
 		if i == 0 {
-			p.device, p.replaces = "", j.spec.Replaces
+			p.device = ""
 		}
 		j.pieces = append(j.pieces, p)
 	}
@@ -278,9 +278,7 @@ func (j *job) replace(ctx context.Context, e *providers.Entry, waiting map[int]p
 		return j.supersede([]providers.Entry{*e}, waiting)
 	}
 	for _, p := range j.pieces {
-		if p.to == 0 {
-			p.replaces = e
-		}
+		p.replaces, p.whole = e, j.machineAsked()
 	}
 	f, err := j.p.facts(ctx, j.spec.Site, *e)
 	if err != nil {

@@ -124,7 +124,8 @@ type Spec struct {
 	Replaces *Entry
 
 	// Whole tells that data disks which are kept apart from the image that is
-	// replaced go with it. Otherwise they stay, as those of the new one.
+	// replaced go with it. Otherwise they stay, as those of the new one. The new
+	// data disks say so too, and are committed after their boot disk.
 	Whole bool
 }
 

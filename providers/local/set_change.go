@@ -36,6 +36,9 @@ func (p *Provider) refuseDisk(d *dir, spec providers.Spec) error {
 func (p *Provider) publishDisk(d *dir, from, file string, spec providers.Spec) (providers.Entry, error) {
 	p.change.Lock()
 	defer p.change.Unlock()
+	if spec.Whole {
+		spec.Replaces = nil // it has gone with its boot disk
+	}
 	if err := p.refuseDisk(d, spec); err != nil {
 		return providers.Entry{}, err
 	}
