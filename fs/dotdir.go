@@ -8,12 +8,12 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// dotDir is a directory of unfinished copies in images/: the .~tmp~ and
-// --partial-dir of rsync. It holds files and no directories.
+// dotDir is a directory of unfinished copies in images/, or in the disks of a machine
+// there: the .~tmp~ and --partial-dir of rsync. It holds files and no directories.
 type dotDir struct {
 	dirNode
 	kind *kindNode
-	name string
+	name string // its key in the folder
 }
 
 var (

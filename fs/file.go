@@ -14,6 +14,7 @@ import (
 
 	"chromogenic/disk"
 	"chromogenic/pipeline"
+	"chromogenic/providers"
 )
 
 // imageFile is an image in a format: bytes that never change. Another version of
@@ -24,7 +25,7 @@ type imageFile struct {
 	path string
 	ref  pipeline.Ref
 	stat atomic.Pointer[pipeline.Stat] // never nil
-	part bool                          // one of .disks/, which is not written
+	part bool                          // one of .disks/
 
 	props atomic.Pointer[map[string]string] // as they were set through this node; nil for those of the entry
 }
@@ -104,7 +105,7 @@ func (f *imageFile) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, 
 	case truncate:
 		return nil, 0, f.fail("open", errReader())
 	}
-	if f.kind.folder != nil && !f.part && f.kind.folder.unfinished(f.key(), callerProcess(ctx)) != nil {
+	if f.kind.folder != nil && f.kind.folder.unfinished(f.goal().key(), callerProcess(ctx)) != nil {
 		return nil, 0, syscall.ESTALE // the writer looks at what it has written
 	}
 	if f.outdated(ctx) {
@@ -136,6 +137,11 @@ func (f *imageFile) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, 
 // a program that sets the time of what it has copied makes one, or under another
 // id, as a rename gives a folder's image.
 func (f *imageFile) outdated(ctx context.Context) bool {
+	if f.ref.Entry.Kind == providers.Disks {
+		w, err := f.kind.waiting(ctx, f.ref.Entry.Name)
+		now, ok := w[f.ref.Entry.Waiting.Number]
+		return err == nil && (!ok || now.ID != f.ref.Entry.ID || now.Version != f.ref.Entry.Version)
+	}
 	x, err := f.kind.index(ctx)
 	if err != nil {
 		return false // what is open may be read on

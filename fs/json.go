@@ -387,6 +387,7 @@ func (t *tree) settleMeta() {
 		for _, h := range t.p.SettleMeta(t.ctx) {
 			t.gaveUp(h)
 		}
+		t.tellWaiting()
 	}
 }
 

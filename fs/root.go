@@ -49,7 +49,7 @@ func newTree(ctx context.Context, o Options) *tree {
 	for _, site := range t.p.SiteNames() {
 		for _, v := range views() {
 			if v.images() && v.reason == "" {
-				t.folders = append(t.folders, &folder{t: t, site: site, view: v, files: map[string]*staged{}, dirs: map[string]bool{}})
+				t.folders = append(t.folders, &folder{t: t, site: site, view: v, files: map[string]*staged{}, dirs: map[string]*madeDir{}})
 			}
 		}
 	}

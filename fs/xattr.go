@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"chromogenic/disk"
+	"chromogenic/providers"
 )
 
 // xattrPrefix begins the names of all attributes of ours.
@@ -129,7 +130,7 @@ func (f *imageFile) Removexattr(ctx context.Context, name string) syscall.Errno 
 
 func (f *imageFile) setProp(ctx context.Context, op, attr, value string) syscall.Errno {
 	key, ok := strings.CutPrefix(attr, propAttr)
-	if !ok || key == "" || !f.kind.view.images() {
+	if !ok || key == "" || f.ref.Entry.Kind != providers.Images {
 		return syscall.ENOTSUP // as fixedXattrs has it
 	}
 	if err := f.trySetProp(ctx, key, value); err != nil {
