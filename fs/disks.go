@@ -278,9 +278,9 @@ func (d *disksNode) OpendirHandle(ctx context.Context, _ uint32) (gofuse.FileHan
 // stem is the name of a disk without its extension.
 func (m machine) stem(n int) string {
 	if n < len(m.disks) {
-		return diskStem(n, m.disks[n].Device)
+		return DiskStem(n, m.disks[n].Device)
 	}
-	return diskStem(n, m.waiting[n].Waiting.Device)
+	return DiskStem(n, m.waiting[n].Waiting.Device)
 }
 
 // Setattr accepts mode, owner and times, which rsync and cp -a set, and keeps none of
@@ -503,7 +503,7 @@ func (t *tree) tellWaiting() {
 		err := disk.Errorf(disk.NotFound, "wait for the machine of disk %d: since %s image %q has had no boot disk, or lacks a disk before this one",
 			w.Number, o.Since.UTC().Format(time.RFC3339), o.Entry.Name)
 		err = disk.Hint(err, "copy what is missing; the disk is kept, and is a part of the image then")
-		name := diskStem(w.Number, w.Device) + "." + o.Entry.Format
+		name := DiskStem(w.Number, w.Device) + "." + o.Entry.Format
 		_ = t.fail("close", join(o.Site, "images/"+disksKey(o.Entry.Name)+"/"+name), err)
 	}
 }

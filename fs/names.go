@@ -112,8 +112,8 @@ func ParseDisk(file string) (n int, device string, f formats.Format, ok bool) {
 	return n, Decode(device), f, ok
 }
 
-// diskStem is the name of a disk without its extension.
-func diskStem(n int, device string) string {
+// DiskStem is the name of a disk of a machine without its extension.
+func DiskStem(n int, device string) string {
 	return cut(strconv.Itoa(n)+"-"+Encode(cmp.Or(device, "disk")), maxStem)
 }
 

@@ -233,7 +233,7 @@ func TestParseDisk(t *testing.T) {
 		}
 	}
 	for _, device := range []string{"vdb", "", "a/b", "größe", "x.raw", "~", strings.Repeat("d", 300)} {
-		n, got, _, ok := ParseDisk(diskStem(3, device) + ".qcow2")
+		n, got, _, ok := ParseDisk(DiskStem(3, device) + ".qcow2")
 		if want := device; !ok || n != 3 || got != want && device != "" && len(device) < 200 {
 			t.Errorf("disk 3 of device %q is parsed as %d of %q, %v", want, n, got, ok)
 		}

@@ -22,6 +22,7 @@ type CopySpec struct {
 	Site, Name string           // the destination: always its images
 	Disk       int              // the number that the disk will have: 0 for an image, or a boot disk; more for a data disk of the image of that name
 	Device     string           // of a data disk; empty for no name
+	Note       string           // for the record: what the user should know of this copy; may be empty
 	Store      string           // overrides the provider's store: "", "source" or a format
 	Clean      string           // overrides the site's policy
 	Replace    bool             // another image of that name goes when this one, verified, takes its place

@@ -45,13 +45,16 @@ func (p *Pipeline) newJob(spec CopySpec) *job {
 		Schema: jobs.Schema, ID: jobs.NewID(), State: jobs.Running, Started: time.Now(), Until: spec.Until,
 		Source: spec.Origin, Destination: placeOf(spec.Site, providers.Images, spec.Name, spec.Disk, spec.Device),
 	}
+	if spec.Note != "" {
+		rec.Notes = append(rec.Notes, spec.Note)
+	}
 	if v := spec.From; v != nil {
 		e := v.Ref.Entry
 		rec.Source = placeOf(v.Ref.Site, e.Kind, e.Name, v.Ref.Disk, v.facts.Disks[v.Ref.Disk].Device)
 		if w := e.Waiting; w != nil {
 			rec.Source = placeOf(v.Ref.Site, providers.Images, e.Name, w.Number, w.Device)
 		}
-		if !spec.Machine {
+		if !spec.Machine || len(v.facts.Disks) == 1 {
 			rec.Source += "." + v.Ref.Format
 		}
 	}
