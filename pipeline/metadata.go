@@ -61,8 +61,12 @@ func (p *Pipeline) Document(ctx context.Context, site string, e providers.Entry)
 		return nil, time.Time{}, err
 	}
 	if len(f.Disks) > 1 {
-		for _, x := range f.Disks {
-			d.Disks = append(d.Disks, providers.DocumentDisk{Device: x.Device, Bus: x.Bus, Size: x.Size})
+		for i, x := range f.Disks {
+			one := providers.DocumentDisk{Device: x.Device, Bus: cmp.Or(x.Bus, m.Meta.DiskBus), Size: x.Size}
+			if i == 0 {
+				one.Device = "" // where disks are kept apart the boot disk has no name
+			}
+			d.Disks = append(d.Disks, one)
 		}
 	}
 	return d.Encode(), documentTime(e), nil
