@@ -496,14 +496,12 @@ func (g *staged) ref(e providers.Entry) pipeline.Ref {
 	return r
 }
 
-// tellWaiting records that data disks have waited for their image for long.
-func (t *tree) tellWaiting() {
-	for _, o := range t.p.OverdueDisks(t.ctx) {
-		w := o.Entry.Waiting
-		err := disk.Errorf(disk.NotFound, "wait for the machine of disk %d: since %s image %q has had no boot disk, or lacks a disk before this one",
-			w.Number, o.Since.UTC().Format(time.RFC3339), o.Entry.Name)
-		err = disk.Hint(err, "copy what is missing; the disk is kept, and is a part of the image then")
-		name := DiskStem(w.Number, w.Device) + "." + o.Entry.Format
-		_ = t.fail("close", join(o.Site, "images/"+disksKey(o.Entry.Name)+"/"+name), err)
-	}
+// overdue records that a data disk has waited for its image for long.
+func (t *tree) overdue(o pipeline.Overdue) {
+	w := o.Entry.Waiting
+	err := disk.Errorf(disk.NotFound, "wait for the machine of disk %d: since %s image %q has had no boot disk, or lacks a disk before this one",
+		w.Number, o.Since.UTC().Format(time.RFC3339), o.Entry.Name)
+	err = disk.Hint(err, "copy what is missing; the disk is kept, and is a part of the image then")
+	name := DiskStem(w.Number, w.Device) + "." + o.Entry.Format
+	_ = t.fail("close", join(o.Site, "images/"+disksKey(o.Entry.Name)+"/"+name), err)
 }

@@ -14,10 +14,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"chromogenic/disk"
 	"chromogenic/formats/layout"
 	"chromogenic/formats/ova"
-
-	"chromogenic/disk"
+	"chromogenic/pipeline"
+	"chromogenic/providers"
 )
 
 // bootDisk and dataDisk are the disks of a machine.
@@ -263,9 +264,19 @@ func TestDiskWaits(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(dir, "2-vdc.raw")); err != nil || !info.ModTime().Equal(when) {
 		t.Errorf("the time of what waits is %v, %v", info, err)
 	}
-	m.tree.tellWaiting()
 	if got := string(readFile(t, m.path(".chromogenic/errors"))); got != "" {
 		t.Errorf("told at once: %s", got)
+	}
+	waiting, err := m.tree.p.List(t.Context(), "b", providers.Disks)
+	if err != nil || len(waiting.Entries) != 1 {
+		t.Fatalf("%+v, %v", waiting, err)
+	}
+	m.tree.overdue(pipeline.Overdue{Site: "b", Entry: waiting.Entries[0], Since: time.Now().Add(-time.Hour)})
+	if got := errorAt(t, dir); !strings.Contains(got, "CHR-0001") || !strings.Contains(got, "no boot disk") || !strings.Contains(got, "2-vdc.raw") {
+		t.Errorf("after an hour it is told: %s", got)
+	}
+	if got := errorAt(t, filepath.Join(dir, "2-vdc.raw")); !strings.Contains(got, "the disk is kept") {
+		t.Errorf("at the disk it is told: %s", got)
 	}
 }
 

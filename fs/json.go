@@ -374,7 +374,7 @@ func (k *kindNode) unlinkJSON(ctx context.Context, file, name string) error {
 const settleTime = 15 * time.Second
 
 // settleMeta gives waiting metadata to images that have come by other ways, and
-// tells of what has waited in vain, until the mount ends.
+// tells of what has waited in vain, data disks too, until the mount ends.
 func (t *tree) settleMeta() {
 	tick := time.NewTicker(settleTime)
 	defer tick.Stop()
@@ -387,7 +387,9 @@ func (t *tree) settleMeta() {
 		for _, h := range t.p.SettleMeta(t.ctx) {
 			t.gaveUp(h)
 		}
-		t.tellWaiting()
+		for _, o := range t.p.OverdueDisks(t.ctx) {
+			t.overdue(o)
+		}
 	}
 }
 

@@ -354,11 +354,14 @@ func padded(size int64) int64 {
 }
 
 // keepMtime gives what stays the time that its writer asks for: an image, or one
-// disk of it.
+// disk of it. Several disks in one file have the time of the machine, not of one of
+// them, or each file of a backup would undo what the one before has set.
 func (j *job) keepMtime(ctx context.Context, e providers.Entry) (providers.Entry, error) {
 	n := j.spec.Disk
 	if e.Kind == providers.Disks {
 		n = 0
+	} else if j.have > max(1, len(e.Disks)) && !j.machineAsked() {
+		return e, nil
 	}
 	r := Ref{Site: j.spec.Site, Entry: e, Disk: n}
 	if j.machineAsked() {

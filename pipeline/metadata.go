@@ -62,10 +62,11 @@ func (p *Pipeline) Document(ctx context.Context, site string, e providers.Entry)
 	}
 	if len(f.Disks) > 1 {
 		for i, x := range f.Disks {
-			one := providers.DocumentDisk{Device: x.Device, Bus: cmp.Or(x.Bus, m.Meta.DiskBus), Size: x.Size}
+			one := providers.DocumentDisk{Device: x.Device, Size: padded(x.Size)}
 			if i == 0 {
 				one.Device = "" // where disks are kept apart the boot disk has no name
 			}
+			// Nor is a disk's own bus kept everywhere: this says the same in every store.
 			d.Disks = append(d.Disks, one)
 		}
 	}
@@ -121,7 +122,8 @@ func (s *site) metaSetter(name string) (providers.MetaSetter, error) {
 // is not repeated.
 func (j *job) metadata(p *piece) providers.Metadata {
 	if m, ok := j.p.HeldMeta(j.spec.Site, j.spec.Name); ok {
-		if m.Empty() && m.MetaTime.Equal(j.spec.Mtime) {
+		silent := providers.Metadata{Meta: j.src.facts.Meta}.Empty()
+		if silent && m.Empty() && m.MetaTime.Equal(j.spec.Mtime) {
 			return providers.Metadata{} // no sidecar is needed to say this
 		}
 		return m

@@ -76,8 +76,7 @@ func diskFile(name string, number int, device, ext string) (string, error) {
 	return sub + "/" + file, nil
 }
 
-// openSet opens the folder of a set. It is a real one: a symlink could lead
-// anywhere.
+// openSet opens the folder of a set, which is a real one.
 func (d *dir) openSet(sub string) (*os.File, error) {
 	fd, err := unix.Openat(int(d.self.Fd()), sub, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -90,11 +89,15 @@ func (d *dir) openSet(sub string) (*os.File, error) {
 // such a folder there is none; other files in it are not ours.
 func (p *Provider) members(d *dir, sub string) ([]member, error) {
 	_, mode, err := d.state(sub)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && mode != unix.S_IFDIR {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
+	case mode == unix.S_IFLNK:
+		return nil, errLinkedSet
+	case mode != unix.S_IFDIR:
+		return nil, nil
 	}
 	names, err := d.namesIn(sub)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -137,15 +140,21 @@ func (p *Provider) set(d *dir, file string) (set, error) {
 		return set{}, nil
 	}
 	all, err := p.members(d, sub)
-	if errors.Is(err, fs.ErrPermission) {
+	switch {
+	case errors.Is(err, errLinkedSet):
+		return set{reason: fmt.Sprintf("its disks cannot be read: %q is a symlink", sub)}, nil
+	case errors.Is(err, fs.ErrPermission):
 		return set{reason: fmt.Sprintf("its disks cannot be read: %q: %s", sub, reasonDenied)}, nil
-	}
-	if err != nil {
+	case err != nil:
 		return set{}, err
 	}
 	_, _, format, _ := p.split(file)
 	return choose(all, format), nil
 }
+
+// errLinkedSet says that a symlink is in the place of the folder of a set: it could
+// lead anywhere.
+var errLinkedSet = disk.Errorf(disk.Policy, "the folder of a machine's disks is a symlink")
 
 // choose takes the data disks of an image of a format: one of each number, up to
 // the first that is missing.
@@ -213,7 +222,7 @@ func (p *Provider) listDisks(d *dir) ([]providers.Entry, error) {
 			continue
 		}
 		all, err := p.members(d, sub)
-		if errors.Is(err, fs.ErrPermission) {
+		if errors.Is(err, fs.ErrPermission) || errors.Is(err, errLinkedSet) {
 			continue // of which the image tells
 		}
 		if err != nil {

@@ -164,6 +164,9 @@ func (p *Provider) dropSet(d *dir, file string) error {
 		return nil
 	}
 	all, err := p.members(d, sub)
+	if errors.Is(err, errLinkedSet) {
+		return nil
+	}
 	if err != nil || len(all) == 0 {
 		return err
 	}

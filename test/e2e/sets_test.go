@@ -40,14 +40,14 @@ func (x set) put(t testing.TB, folder, name string) {
 	}
 }
 
-// age makes everything in a folder an hour old, each file by a second older than the
+// age makes everything in a folder an hour old, each file by a step older than the
 // one before.
-func age(t testing.TB, folder string) {
+func age(t testing.TB, folder string, step time.Duration) {
 	t.Helper()
 	when := time.Now().Add(-time.Hour).Truncate(time.Second)
 	err := filepath.WalkDir(folder, func(path string, _ os.DirEntry, err error) error {
 		if err == nil {
-			when = when.Add(-time.Second)
+			when = when.Add(-step)
 			err = os.Chtimes(path, when, when)
 		}
 		return err
@@ -115,36 +115,43 @@ func TestSetBackup(t *testing.T) {
 				c.more = ", store: qcow2"
 				x.put(t, a.images, "web")
 				makeOVA(t, filepath.Join(a.images, "app.ova"), y...)
-				age(t, a.images)
+				// From an ova a machine comes back as one file, of one time.
+				step := time.Second
+				if strings.Contains(formats, "ova") || formats == "" {
+					step = 0
+				}
+				age(t, a.images, step)
 				backup := t.TempDir()
 				d := site{name: "d", images: backup}
-				s := mount(t, config{sites: []site{a, b, c, d}, top: formats})
 				copyAll := func(from, to string) { script(t, programs[program], from, to) }
+				s := mount(t, config{sites: []site{a}, top: formats})
 				copyAll(s.images("a"), backup)
+				s.stop(t)
+				s = mount(t, config{sites: []site{b, c, d}, top: formats})
 				for _, to := range []string{"b", "c"} {
-					copyAll(backup, s.images(to))
-					x.same(t, s.images(to), "web")
-					y.same(t, s.images(to), "app")
-					if program == "tar" {
-						continue // it does not ask what is there
+					for range 2 {
+						copyAll(backup, s.images(to))
+						x.same(t, s.images(to), "web")
+						y.same(t, s.images(to), "app")
+						if program == "tar" {
+							break // it does not ask what is there
+						}
 					}
-					copyAll(backup, s.images(to))
-					x.same(t, s.images(to), "web")
 				}
 				for _, in := range []site{b, c} {
 					noTemporaries(t, in)
 				}
-				if program == "rsync" && formats != "" {
+				if program == "rsync" {
 					// By size and time alone rsync finds that all is there.
-					if n := rsyncCount(t, "-a", s.images("a")+"/", s.images("b")+"/"); n != 0 {
-						t.Errorf("rsync from place to place transferred %d files more", n)
+					want := 0
+					if formats == "" {
+						want = 2 // two files were compressed, and in the ova, which came first, they are not
 					}
-					s = s.again(t, s.dir, s.state)
-					if n := rsyncCount(t, "-a", backup+"/", s.images("b")+"/"); n != 0 {
-						t.Errorf("a second restore transferred %d files", n)
+					if n := rsyncCount(t, "-a", backup+"/", s.images("b")+"/"); n != want {
+						t.Errorf("a further restore transferred %d files, want %d", n, want)
 					}
-					if n := rsyncCount(t, "-a", s.images("a")+"/", backup+"/"); n != 0 {
-						t.Errorf("a second backup transferred %d files", n)
+					if n := rsyncCount(t, "-a", s.images("b")+"/", backup+"/"); n != want {
+						t.Errorf("a backup of what was restored transferred %d files, want %d", n, want)
 					}
 				}
 				// The backup is a folder of machines too.
@@ -258,7 +265,7 @@ func TestSetKilled(t *testing.T) {
 	run(t, "cp", x[0], filepath.Join(a.images, "web.raw"))
 	run(t, "cp", x[1], filepath.Join(a.images, "web.disks/1-vdb.raw"))
 	run(t, "cp", x[2], filepath.Join(a.images, "web.disks/2-vdc.raw"))
-	age(t, a.images)
+	age(t, a.images, time.Second)
 	file := config{sites: []site{a, b}, state: filepath.Join(t.TempDir(), "state")}.write(t)
 	line := []string{"cp", "--config", file, "a:images/web", "b:images/"}
 	began := time.Now()
@@ -327,7 +334,7 @@ func TestSetInUse(t *testing.T) {
 	x := newSet(t, 251)
 	a, b := newSite(t, "a"), newSite(t, "b")
 	x.put(t, a.instances, "vm")
-	age(t, a.instances)
+	age(t, a.instances, time.Second)
 	s := mount(t, config{sites: []site{a, b}})
 	config := s.config.write(t)
 	place := strings.TrimSpace(run(t, binary(), "capture", "--config", config, "a:instances/vm"))
