@@ -288,7 +288,7 @@ func (k *kindNode) unlink(ctx context.Context, name string) error {
 	err = d.Delete(context.WithoutCancel(ctx), n.Entry)
 	k.t.p.Forget(k.site)
 	if err == nil {
-		k.folder.rmdir(disksKey(trueName(n.Entry)))
+		_, _ = k.folder.rmdir(disksKey(trueName(n.Entry))) // where something is being written it stays
 	}
 	return err
 }

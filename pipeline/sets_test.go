@@ -199,9 +199,12 @@ func TestCopySet(t *testing.T) {
 
 		// Again, as a whole and disk by disk: nothing is done.
 		for _, spec := range []CopySpec{
-			{From: b.view("a", "web", "ova")}, {From: b.view("a", "web", "raw")}, {From: b.view("a", "web", "qcow2"), Machine: true},
+			{From: b.view("a", "web", "ova")},
+			{From: b.view("a", "web", "raw")},
+			{From: b.view("a", "web", "qcow2"), Machine: true},
 			{From: b.diskView("a", "web", "vmdk", 1), Disk: 1, Device: "other"},
-			{Image: b.view("a", "web", "ova"), Format: "ova"}, {Image: second(), Format: "raw", Disk: 1},
+			{Image: b.view("a", "web", "ova"), Format: "ova"},
+			{Image: second(), Format: "raw", Disk: 1},
 		} {
 			spec.Site, spec.Name, spec.Store = "b", "web", store
 			rec, err := b.copy(spec)
@@ -267,8 +270,17 @@ func TestSetInAnyOrder(t *testing.T) {
 	all := CopySpec{From: b.view("a", "web", "ova")}
 	outside := CopySpec{Image: b.view("a", "web", "ova"), Format: "ova"}
 	for i, order := range [][]CopySpec{
-		{boot, one, last}, {last, one, boot}, {one, boot, last}, {last, boot, one}, {boot, last, one},
-		{boot, all, last}, {one, all, boot}, {last, outside, boot}, {boot, outside}, {all, boot, last}, {boot, last, outside},
+		{boot, one, last},
+		{last, one, boot},
+		{one, boot, last},
+		{last, boot, one},
+		{boot, last, one},
+		{boot, all, last},
+		{one, all, boot},
+		{last, outside, boot},
+		{boot, outside},
+		{all, boot, last},
+		{boot, last, outside},
 	} {
 		name := "web" + string(rune('a'+i))
 		for _, spec := range order {
