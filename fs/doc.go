@@ -124,6 +124,9 @@
 // part of a disk, but may leave a machine without its last disks, which the next run
 // adds. To an image that is kept as an ova no disk is added (EEXIST).
 //
+// Each file of a live machine is captured on its own; NAME.ova, and a capture that is
+// kept, have all disks at one moment.
+//
 // A copy of NAME.raw, qcow2 or vmdk is one of the boot disk. If the others are not there
 // either, its record and .chromogenic/jobs/ID/log have a note.
 //

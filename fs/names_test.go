@@ -257,6 +257,10 @@ func FuzzNames(f *testing.F) {
 			t.Fatalf("Encode(%q) = %q ends in an extension", a, enc)
 		}
 		Decode(b)
+		n, device, _, ok := ParseDisk(DiskStem(7, b) + ".raw")
+		if !ok || n != 7 || b != "" && len(b) < 60 && device != b { // an escape takes three bytes
+			t.Fatalf("the name of disk 7 of device %q is parsed as %d of %q, %v", b, n, device, ok)
+		}
 		entries := listingOf(a, b, a)
 		seen := map[string]bool{}
 		for _, n := range Shown(entries) {

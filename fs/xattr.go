@@ -85,7 +85,9 @@ func (f *imageFile) attrs() map[string]string {
 		"allocated":    strconv.FormatInt(f.stat.Load().Allocated, 10),
 		"guest_digest": t.p.KnownDigest(f.ref),
 	}
-	if e.VirtualSize >= 0 {
+	if f.ref.Disk > 0 {
+		m["format"] = "" // of the boot disk
+	} else if e.VirtualSize >= 0 {
 		m["virtual_size"] = strconv.FormatInt(e.VirtualSize, 10)
 	}
 	if e.Capture != nil {

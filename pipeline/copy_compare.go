@@ -323,14 +323,20 @@ func (j *job) note(format string, args ...any) {
 }
 
 // noteAlone says that one disk of several is copied, unless the others are there or
-// on their way.
+// on their way, and that those of a live machine are not of one moment.
 func (j *job) noteAlone() {
 	v := j.spec.From
 	n := len(j.src.facts.Disks)
-	if v == nil || n == 1 || j.machineAsked() || j.spec.Disk > 0 || j.have >= n || j.waiting >= n-1 {
+	if v == nil || n == 1 || j.machineAsked() {
 		return
 	}
 	name := v.Ref.Entry.Name
+	if v.Ref.Entry.Live() {
+		j.note("the disk is captured apart from the others of machine %q: %s.ova, or a capture that is kept, has all of them at one moment", name, name)
+	}
+	if j.spec.Disk > 0 || j.have >= n || j.waiting >= n-1 {
+		return
+	}
 	which := fmt.Sprintf("disk %d", j.diskOf())
 	if j.diskOf() == 0 {
 		which = "the boot disk"

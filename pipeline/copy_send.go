@@ -310,8 +310,8 @@ func (j *job) register(ctx context.Context) error {
 	}
 	j.live.Note(func(r *jobs.Record) { r.Entry = &last })
 	j.p.Forget(j.spec.Site)
-	if j.grows != nil && last.Kind == j.grows.Kind {
-		j.p.carryDigests(j.spec.Site, *j.grows, last)
+	if j.grows != nil {
+		j.carryKept(*j.grows, last)
 	}
 	for _, p := range j.pieces {
 		n := p.to
@@ -322,6 +322,23 @@ func (j *job) register(ctx context.Context) error {
 	}
 	j.noteSet(last)
 	return nil
+}
+
+// carryKept gives what is known of the disks that an image had to its new version, as
+// far as they are still the same.
+func (j *job) carryKept(old, now providers.Entry) {
+	for n := range min(max(1, len(old.Disks)), len(now.Disks)) {
+		was := providers.DiskInfo{Size: old.Size, Updated: old.Updated}
+		if n < len(old.Disks) {
+			was = old.Disks[n]
+		}
+		if is := now.Disks[n]; is.Size != was.Size || is.Updated.IsZero() || !is.Updated.Equal(was.Updated) {
+			continue
+		}
+		if sum := j.p.KnownDigest(Ref{Site: j.spec.Site, Entry: old, Disk: n}); sum != "" {
+			j.p.keepDigest(j.spec.Site, now, n, sum)
+		}
+	}
 }
 
 // noteSet says what has become of data disks: of one that waits, and of those that

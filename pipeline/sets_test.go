@@ -416,3 +416,50 @@ func TestReplaceSet(t *testing.T) {
 		t.Errorf("the folder holds %q", got)
 	}
 }
+
+// TestCopyLiveSet copies a live machine whose disks lie apart: all of them at one
+// moment, or one of them, which is not of the moment of the others.
+func TestCopyLiveSet(t *testing.T) {
+	b := newBench(t)
+	putSet(b)
+	for _, file := range []string{"web.raw", "web.disks"} {
+		if err := os.Rename(filepath.Join(b.dir, "a", file), filepath.Join(b.dir, "live", file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.Forget("a")
+	live := b.find("a", providers.Instances, "web")
+	view := func(format string, n int) *View {
+		v, err := b.View(context.Background(), Ref{Site: "a", Entry: live, Format: format, Disk: n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { v.Close() })
+		return v
+	}
+	rec, err := b.copy(CopySpec{From: view("raw", 0), Machine: true, Site: "b", Name: "whole"})
+	if err != nil || len(rec.Notes) != 0 || rec.Consistency != "crash" || len(rec.Disks) != 3 {
+		t.Errorf("%+v, %v", rec, err)
+	}
+	b.holdsSet("b", "whole", holes(), second(), third())
+	rec, err = b.copy(CopySpec{From: view("raw", 2), Site: "b", Name: "parts", Disk: 1})
+	if err != nil || len(rec.Notes) != 2 || !strings.Contains(rec.Notes[0], "at one moment") {
+		t.Errorf("%+v, %v", rec, err)
+	}
+	rec, err = b.Capture(context.Background(), "a", live, CaptureOptions{Keep: 1})
+	if err != nil || len(rec.Entry.Disks) != 3 {
+		t.Fatalf("%+v, %v", rec, err)
+	}
+	rec, err = b.Capture(context.Background(), "a", live, CaptureOptions{Image: "made"})
+	if err != nil {
+		t.Fatalf("%+v, %v", rec, err)
+	}
+	b.holdsSet("a", "made", holes(), second(), third())
+	if err := b.Close(); err != nil { // which ends the views that linger
+		t.Fatal(err)
+	}
+	if left := b.files("live"); len(left) != 4 {
+		t.Errorf("the instances hold %q", left)
+	}
+	b.open()
+}
