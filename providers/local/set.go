@@ -185,6 +185,13 @@ func choose(all []member, format string) set {
 	}
 }
 
+// held are the files of all disks that an image of a format has, in whatever format:
+// nobody waits for the others of the same number.
+func held(all []member, format string) []member {
+	n := len(choose(all, format).members)
+	return slices.DeleteFunc(slices.Clone(all), func(m member) bool { return m.number > n })
+}
+
 // parts are the members as the version of an image has them, behind the parts that
 // the file itself leads to.
 func (s set) parts(own []part) []part {
@@ -247,12 +254,8 @@ func (p *Provider) taken(names []string, stem string, all []member) map[string]b
 			continue
 		}
 		_, _, format, _ := p.split(file)
-		for _, m := range choose(all, format).members {
-			for _, same := range all {
-				if same.number == m.number { // in another format too: nobody waits for it
-					taken[same.file] = true
-				}
-			}
+		for _, m := range held(all, format) {
+			taken[m.file] = true
 		}
 	}
 	return taken

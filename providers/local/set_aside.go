@@ -14,7 +14,7 @@ import (
 // machines are none. They wait in a temporary folder, locked as temporaries are:
 //
 //	.chromogenic-<job>-<random>.part/boot         which file the old boot disk is
-//	.chromogenic-<job>-<random>.part/web.disks/   as it was
+//	.chromogenic-<job>-<random>.part/web.disks/   with their files
 //
 // A crash in that moment leaves the folder behind. Whoever clears it away puts the
 // disks back, if the old boot disk still has its name.
@@ -35,7 +35,9 @@ func (p *Provider) setAside(d *dir, file, job string) (*aside, error) {
 		return nil, nil
 	}
 	all, err := p.members(d, sub)
-	if err != nil || len(all) == 0 {
+	_, _, format, _ := p.split(file)
+	old := held(all, format)
+	if err != nil || len(old) == 0 {
 		return nil, err
 	}
 	boot, err := d.target(file)
@@ -50,10 +52,15 @@ func (p *Provider) setAside(d *dir, file, job string) (*aside, error) {
 		err = d.root.WriteFile(a.name+"/"+asideBoot, []byte(boot.identity()), 0o644)
 	}
 	if err == nil {
-		err = d.move(sub, a.name+"/"+sub)
+		err = d.root.Mkdir(a.name+"/"+sub, 0o755)
 	}
 	if err != nil {
 		return nil, errors.Join(err, a.remove())
+	}
+	for _, m := range old {
+		if err := d.move(m.file, a.name+"/"+m.file); err != nil {
+			return nil, errors.Join(err, a.undo())
+		}
 	}
 	return a, nil
 }
@@ -63,10 +70,26 @@ func (a *aside) undo() error {
 	if a == nil {
 		return nil
 	}
-	if err := a.dir.move(a.name+"/"+a.sub, a.sub); err != nil {
+	if err := a.back(); err != nil {
 		return errors.Join(err, a.lock.Close()) // they stay where they are
 	}
 	return a.remove()
+}
+
+func (a *aside) back() error {
+	names, err := a.dir.namesIn(a.name + "/" + a.sub)
+	if err != nil {
+		return err
+	}
+	if err := a.dir.root.Mkdir(a.sub, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	for _, name := range names {
+		if err := a.dir.move(a.name+"/"+a.sub+"/"+name, a.sub+"/"+name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // remove removes the disks.
@@ -75,6 +98,9 @@ func (a *aside) remove() error {
 		return nil
 	}
 	err := a.dir.root.RemoveAll(a.name)
+	if a.sub != "" {
+		err = errors.Join(err, a.dir.dropEmpty(a.sub))
+	}
 	if a.lock != nil {
 		a.lock.Close()
 	}

@@ -157,7 +157,7 @@ func (d *dir) dropEmpty(sub string) error {
 }
 
 // dropSet removes the data disks of an image whose file is gone, unless another
-// image has the same.
+// image has the same. Those that waited for a disk before them stay.
 func (p *Provider) dropSet(d *dir, file string) error {
 	sub, ok := p.setDir(file)
 	if !ok {
@@ -179,7 +179,8 @@ func (p *Provider) dropSet(d *dir, file string) error {
 			return nil
 		}
 	}
-	for _, m := range all {
+	_, _, format, _ := p.split(file)
+	for _, m := range held(all, format) {
 		if err := d.root.Remove(m.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

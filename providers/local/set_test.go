@@ -145,7 +145,7 @@ func TestSharedSets(t *testing.T) {
 func TestSetAside(t *testing.T) {
 	for _, replaced := range []bool{false, true} {
 		p, images, _ := newProvider(t)
-		putFiles(t, images, "web.raw", "web.disks/1-vdb.raw", "web.disks/2-vdc.raw")
+		putFiles(t, images, "web.raw", "web.disks/1-vdb.raw", "web.disks/2-vdc.raw", "web.disks/9-waits.raw", "web.disks/notes.txt")
 		d, err := p.open(providers.Images)
 		if err != nil {
 			t.Fatal(err)
@@ -185,6 +185,10 @@ func TestSetAside(t *testing.T) {
 		}
 		if left := hidden(t, images); len(left) != 0 {
 			t.Errorf("left are %q", left)
+		}
+		files, err := os.ReadDir(filepath.Join(images, "web.disks"))
+		if wantFiles := max(2, want+1); err != nil || len(files) != wantFiles {
+			t.Errorf("the folder of the set holds %v, %v, want %d files", files, err, wantFiles)
 		}
 	}
 }

@@ -292,7 +292,12 @@ func changeDisks(t *testing.T, f Fixture) {
 	}
 	f.wait(t, "db")
 	if del, ok := f.Provider.(providers.Deleter); ok {
+		f.addDisk(t, "web", 3)
 		if err := del.Delete(t.Context(), f.image(t, "web")); err != nil {
+			t.Fatal(err)
+		}
+		f.wait(t, "web", 3) // it was no part of the image
+		if err := keeper.DeleteDisk(t.Context(), f.waiting(t)[0], 0); err != nil {
 			t.Fatal(err)
 		}
 		f.wait(t, "web")
