@@ -32,6 +32,7 @@ func (j *job) checkDestination(context.Context) error {
 		return disk.Errorf(disk.Invalid, "send to provider %q: the image has no name", j.spec.Site)
 	}
 	j.uploader = up
+	j.keeper, _ = up.(providers.SetKeeper)
 	return nil
 }
 
@@ -68,7 +69,7 @@ func (j *job) look() error {
 	} else if err := j.openBytes(); err != nil {
 		return err
 	}
-	j.rec.VirtualSize = j.src.facts.Disks[0].Size
+	j.rec.VirtualSize = j.src.facts.Disks[j.diskOf()].Size
 	return nil
 }
 

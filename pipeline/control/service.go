@@ -111,6 +111,9 @@ type Source struct {
 	ID     string         `json:"id"`
 	Format string         `json:"format"`
 	Disk   int            `json:"disk,omitempty"`
+
+	// Machine asks for all its disks, whatever the format.
+	Machine bool `json:"machine,omitempty"`
 }
 
 // A Destination is a name among the images of a provider; empty is that of the
@@ -118,6 +121,10 @@ type Source struct {
 type Destination struct {
 	Site string `json:"site"`
 	Name string `json:"name,omitempty"`
+
+	// Disk is the number of a data disk of that image; 0 is the image itself.
+	Disk   int    `json:"disk,omitempty"`
+	Device string `json:"device,omitempty"`
 }
 
 // Local is the Service of a pipeline in this process, which stays the caller's.
@@ -202,7 +209,8 @@ func (o *owner) Copy(ctx context.Context, r Request, progress func(pipeline.Prog
 	}
 	defer v.Close()
 	spec := pipeline.CopySpec{
-		From: v, Site: r.Destination.Site, Name: cmp.Or(r.Destination.Name, e.Name, e.ID),
+		From: v, Machine: r.Source.Machine, Site: r.Destination.Site, Name: cmp.Or(r.Destination.Name, e.Name, e.ID),
+		Disk: r.Destination.Disk, Device: r.Destination.Device,
 		Store: r.Store, Clean: r.Clean, Replace: r.Replace, Rate: r.Rate, Mtime: e.Updated, Until: r.Until, Progress: progress,
 	}
 	if r.DryRun {
