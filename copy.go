@@ -123,7 +123,7 @@ func (j *copying) toFile() (*jobs.Record, error) {
 		return nil, err
 	}
 	defer v.Close()
-	if err := j.p.Afford(j.c.Context, v); err != nil {
+	if err := j.p.Afford(j.c.Context, v, false); err != nil {
 		return nil, err
 	}
 	name, note, err := j.nameOf(v, n)

@@ -18,6 +18,7 @@ import (
 	"chromogenic/formats/layout"
 	"chromogenic/formats/ova"
 	"chromogenic/pipeline"
+	"chromogenic/pipeline/jobs"
 	"chromogenic/providers"
 )
 
@@ -300,6 +301,94 @@ func TestRemoveDisks(t *testing.T) {
 	run(t, 0, "rm", m.path("a/images/sql.vmdk"))
 	if got := list(t, m.a); !cmp.Equal(got, []string{"web.raw"}) {
 		t.Errorf("the folder holds %q", got)
+	}
+}
+
+// TestUnlinkDisk: with one name of a disk all go, with a record; what is in use, or has
+// come since, stays.
+func TestUnlinkDisk(t *testing.T) {
+	m := withSet(t, func(o *Options) { o.AllowDelete = true })
+	in := func(name string) string { return m.path("a/images/web.disks/" + name) }
+	f, err := os.Open(in("1-vdb.qcow2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantErrno(t, "rm of a disk that is read", os.Remove(in("1-vdb.raw")), syscall.EBUSY)
+	wantErrno(t, "rm of its machine", os.Remove(m.path("a/images/web.raw")), syscall.EBUSY)
+	f.Close()
+	if err := os.Remove(in("1-vdb.raw")); err != nil {
+		t.Fatal(err)
+	}
+	wantErrno(t, "rm of another name", os.Remove(in("1-vdb.qcow2")), syscall.ENOENT)
+	if got := list(t, filepath.Join(m.a, "web.disks")); !cmp.Equal(got, []string{"2-vdc.raw"}) {
+		t.Errorf("the folder holds %q", got)
+	}
+	all := m.tree.p.Jobs().List()
+	if len(all) != 1 || all[0].Source != "a:images/web.disks/1-vdb" || all[0].State != jobs.Done || !strings.Contains(all[0].Notes[0], "fs.test (pid ") {
+		t.Errorf("the records are %+v", all)
+	}
+	writeImage(t, filepath.Join(m.a, "web.disks/1-vdb.raw"), dataDisk(3))
+	m.tree.p.Forget("a")
+	wantErrno(t, "rm of a newcomer", os.Remove(in("1-vdb.vmdk")), syscall.EBUSY)
+	if err := os.Remove(in("1-vdb.vmdk")); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestUnlinkDiskRsync: with rsync a disk goes with the last of its names.
+func TestUnlinkDiskRsync(t *testing.T) {
+	need(t, "rsync")
+	m := withSet(t, func(o *Options) { o.AllowDelete = true })
+	src := t.TempDir()
+	writeSet(t, src, "web", 2)
+	for _, name := range []string{"web.raw", "web.disks/1-vdb.raw"} {
+		run(t, 0, "cp", "-p", filepath.Join(m.a, name), filepath.Join(src, name))
+	}
+	for range 2 {
+		run(t, 0, "rsync", "-a", "--delete", src+"/", m.path("a/images/"))
+		if got := list(t, filepath.Join(m.a, "web.disks")); !cmp.Equal(got, []string{"1-vdb.raw"}) {
+			t.Errorf("the folder holds %q", got)
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(src, "web.disks")); err != nil {
+		t.Fatal(err)
+	}
+	run(t, 0, "rsync", "-a", "--delete", src+"/", m.path("a/images/"))
+	if got := list(t, m.a); !cmp.Equal(got, []string{"web.raw"}) {
+		t.Errorf("the folder holds %q", got)
+	}
+}
+
+// TestFirstDifferenceOfDisk: over a data disk the first write that differs fails, and
+// what was written does not take the disk along when it is removed.
+func TestFirstDifferenceOfDisk(t *testing.T) {
+	for _, allow := range []bool{false, true} {
+		m := withSet(t, func(o *Options) { o.AllowDelete = allow })
+		path := m.path("a/images/web.disks/1-vdb.raw")
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := dataDisk(1)
+		if _, err := f.Write(data[:1<<16]); err != nil {
+			t.Fatal(err)
+		}
+		want := map[bool]syscall.Errno{false: syscall.EPERM, true: syscall.EBUSY}[allow]
+		wantErrno(t, "rm of what is being written", os.Remove(path), want)
+		f.Close()
+		if f, err = os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0); err != nil {
+			t.Fatal(err)
+		}
+		data[1<<15] ^= 1
+		_, err = f.Write(data[:1<<16])
+		wantErrno(t, "write of another disk", err, syscall.EEXIST)
+		if got := errorAt(t, path); !strings.Contains(got, "disk 1 of \"web\" is another one: it differs at offset 32768") {
+			t.Errorf("the reason is %q", got)
+		}
+		f.Close()
+		if got := readFile(t, path); !bytes.Equal(got, dataDisk(1)) {
+			t.Error("the disk has changed")
+		}
 	}
 }
 

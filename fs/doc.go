@@ -101,8 +101,8 @@
 // With AllowReplace nothing of this fails: see below.
 //
 // Names with a leading dot, and names in directories with a leading dot (which
-// mkdir makes, in NAME.disks too), are unfinished files: anybody may see, read, rename and remove
-// them, closing them publishes nothing. Renaming one to a public name publishes
+// mkdir makes, in NAME.disks too), are unfinished files: anybody may see, read, rename
+// and remove them, closing them publishes nothing. Renaming one to a public name publishes
 // it, with the result in rename(2); not if it is still being written (EBUSY), nor
 // if its time is 1970 (EINTR), which is how a killed rsync marks a partial copy.
 // What is written to it after that is lost, and close says so (ESTALE). The kernel
@@ -150,7 +150,7 @@
 //
 // A program that writes over an image and removes the file drops what it was writing;
 // the image stays, and it is told so (EPERM, or EBUSY with AllowDelete). Live machines
-// are never removed, nor are directories but those with a leading dot (EPERM).
+// are never removed, nor are directories but those that mkdir has made (EPERM).
 //
 // # Machines of several disks
 //
@@ -169,9 +169,9 @@
 // what is missing. Until then it waits at the provider: it can be read, over restarts
 // too, its directory resolves and is not listed, and no image shows it. After an hour
 // that is a failure, with ENOENT in .chromogenic/errors and at the file; the disk is
-// kept, and goes with rm and AllowDelete, or chromogenic rm. So a copy that is cut off never leaves a
-// part of a disk, but may leave a machine without its last disks, which the next run
-// adds. To an image that is kept as an ova no disk is added (EEXIST).
+// kept, and goes with rm and AllowDelete, or chromogenic rm. So a copy that is cut off
+// never leaves a part of a disk, but may leave a machine without its last disks, which
+// the next run adds. To an image that is kept as an ova no disk is added (EEXIST).
 //
 // Each file of a live machine is captured on its own; NAME.ova, and a capture that is
 // kept, have all disks at one moment.

@@ -41,7 +41,7 @@ func (j *job) afford(ctx context.Context) error {
 	if j.spec.From == nil {
 		return nil
 	}
-	return j.p.Afford(ctx, j.spec.From)
+	return j.p.Afford(ctx, j.spec.From, j.spec.Machine)
 }
 
 // open makes the source ready: that of a site is captured first if it is a live

@@ -85,14 +85,17 @@ func (f *facts) weight() uint32 {
 	return uint32(min(n, 1<<31))
 }
 
-// stored is how many bytes the image takes where it is kept, as far as is known.
-func (f *facts) stored() int64 {
+// stored is how many bytes disk n takes where it is kept, as far as is known, or with
+// n < 0 the image: of disks that lie in one file all of that.
+func (f *facts) stored(n int) int64 {
+	together := f.File != nil && isMachine(f.Format)
 	var sum int64
 	for i, d := range f.Disks {
 		switch own, _ := f.own(i); {
+		case n >= 0 && i != n && !together:
 		case own.File != nil:
 			sum += min(own.Size, own.File.Allocated()*layout.BlockSize)
-		case i > 0 && f.File != nil && isMachine(f.Format): // in the file of the boot disk
+		case i > 0 && together: // counted with the boot disk
 		default:
 			sum += min(d.Size, d.Map.Allocated()*layout.BlockSize)
 		}

@@ -59,7 +59,7 @@ func placeOfDisk(site string, e providers.Entry, number int) string {
 		return placeOf(site, e)
 	}
 	device := ""
-	if number < len(e.Disks) {
+	if number > 0 && number < len(e.Disks) {
 		device = e.Disks[number].Device
 	}
 	return diskPlace(site, e.Kind, e.Name, number, device)

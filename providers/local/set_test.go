@@ -127,6 +127,10 @@ func TestSharedSets(t *testing.T) {
 	if _, err := p.Rename(t.Context(), raw, "db"); disk.KindOf(err) != disk.Busy {
 		t.Errorf("rename of one of them: %v", err)
 	}
+	what, err := p.Survey(t.Context(), raw)
+	if err != nil || !slices.Equal(what.Files, []string{"web.raw"}) || len(what.Kept) != 1 || what.Kept[0].File != "web.disks/1-vdb.raw" {
+		t.Errorf("what would go is %+v, %v", what, err)
+	}
 	if err := p.Delete(t.Context(), raw); err != nil {
 		t.Fatal(err)
 	}
@@ -189,6 +193,67 @@ func TestSetAside(t *testing.T) {
 		files, err := os.ReadDir(filepath.Join(images, "web.disks"))
 		if wantFiles := max(2, want+1); err != nil || len(files) != wantFiles {
 			t.Errorf("the folder of the set holds %v, %v, want %d files", files, err, wantFiles)
+		}
+	}
+}
+
+// TestDeleteSet tells what goes with a machine, and removes it.
+func TestDeleteSet(t *testing.T) {
+	p, images, _ := newProvider(t)
+	putFiles(t, images, "web.raw", "web.disks/1-vdb.raw", "web.disks/1-vdb.qcow2", "web.disks/2-vdc.raw", "web.disks/4-vde.raw", "web.disks/notes.txt")
+	e := find(t, p, providers.Images, "web.raw")
+	what, err := p.Survey(t.Context(), e)
+	want := []string{"web.raw", "web.disks/1-vdb.qcow2", "web.disks/1-vdb.raw", "web.disks/2-vdc.raw"}
+	if err != nil || !slices.Equal(what.Files, want) || what.Size != 4<<16+(0+1+2+3)*512 || len(what.Kept) > 0 {
+		t.Errorf("what would go is %+v, %v", what, err)
+	}
+	if err := p.Delete(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	if got := fileNames(t, filepath.Join(images, "web.disks")); !slices.Equal(got, []string{"4-vde.raw", "notes.txt"}) {
+		t.Errorf("left are %q", got)
+	}
+}
+
+// TestDeleteSetProtected: where one disk of a machine cannot go, none does, and that
+// one stays.
+func TestDeleteSetProtected(t *testing.T) {
+	p, images, _ := newProvider(t)
+	putFiles(t, images, "web.raw", "web.disks/1-vdb.raw", "web.disks/2-vdc.raw")
+	e := find(t, p, providers.Images, "web.raw")
+	protect(t, filepath.Join(images, "web.disks/2-vdc.raw"))
+	_, err := p.Survey(t.Context(), e)
+	for what, err := range map[string]error{"look": err, "delete": p.Delete(t.Context(), e), "delete of the disk": p.DeleteDisk(t.Context(), e, 2)} {
+		if disk.KindOf(err) != disk.Busy || !strings.Contains(err.Error(), "protected") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if got := fileNames(t, filepath.Join(images, "web.disks")); len(got) != 2 {
+		t.Errorf("left are %q", got)
+	}
+	// A boot disk alone can be replaced, for its data disks stay.
+	img := disktest.Pattern(1<<16, nil)
+	for _, whole := range []bool{true, false} {
+		u, err := p.Begin(t.Context(), providers.Spec{Name: "web", Format: "raw", Size: img.Size(), Replaces: &e, Whole: whole})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := u.Send(t.Context(), img, func(int64) {}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := u.Verify(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		now, err := u.Commit(t.Context())
+		if whole {
+			if disk.KindOf(err) != disk.Busy {
+				t.Errorf("replace all of it: %v", err)
+			}
+			if err := u.Abort(t.Context()); err != nil {
+				t.Error(err)
+			}
+		} else if err != nil || len(now.Disks) != 3 {
+			t.Errorf("replace its boot disk: %+v, %v", now, err)
 		}
 	}
 }
