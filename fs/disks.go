@@ -118,7 +118,7 @@ func (m machine) ref(site string, n int, f formats.Format) (r pipeline.Ref, ok b
 // lookupDisks finds the directory of an image's disks. An image of one disk has none,
 // until somebody makes it.
 func (k *kindNode) lookupDisks(ctx context.Context, name, stem string, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
-	ctx, cancel := patient(ctx)
+	ctx, cancel := patient(pipeline.Impatient(ctx, lookupStall))
 	defer cancel()
 	if k.folder == nil || !k.folder.made(disksKey(Decode(stem))) {
 		m, err := k.machine(ctx, stem)
@@ -147,7 +147,7 @@ func (f *folder) made(key string) bool {
 // sets are the directories of the data disks of the images that are listed. They are
 // listed too, for a backup must have all disks.
 func (k *kindNode) sets(ctx context.Context) ([]fuse.DirEntry, error) {
-	ctx, cancel := patient(ctx)
+	ctx, cancel := patient(pipeline.Impatient(ctx, readdirStall))
 	defer cancel()
 	x, err := k.index(ctx)
 	if err != nil {
@@ -155,18 +155,37 @@ func (k *kindNode) sets(ctx context.Context) ([]fuse.DirEntry, error) {
 	}
 	var names []string
 	for _, n := range x.Shown() {
-		disks := len(n.Entry.Disks)
-		if n.Entry.Reason == "" && disks < 2 && k.cheap() {
-			m, err := k.t.p.Machine(ctx, pipeline.Ref{Site: k.site, Entry: n.Entry, Format: "raw"})
-			if err == nil {
-				disks = len(m.Disks)
-			} // it is not listed then
+		if n.Entry.Reason != "" || len(k.t.diskRows()) == 0 {
+			continue
 		}
-		if n.Entry.Reason == "" && disks > 1 && len(k.t.diskRows()) > 0 {
+		has, err := k.hasDisks(ctx, n.Entry)
+		if err != nil {
+			return nil, err
+		}
+		if has {
 			names = append(names, n.Name+disksExt)
 		}
 	}
 	return k.subdirs(names...), nil
+}
+
+// hasDisks tells whether an image has data disks, as far as that is known without
+// asking a cloud. One in doubt, of a format that can have some, has: what is missing in
+// a listing, rsync --delete deletes.
+func (k *kindNode) hasDisks(ctx context.Context, e providers.Entry) (bool, error) {
+	if len(e.Disks) > 1 || !k.cheap() {
+		return len(e.Disks) > 1, nil
+	}
+	ref := pipeline.Ref{Site: k.site, Entry: e, Format: "raw"}
+	if m, err := k.t.p.Machine(ctx, ref); err == nil {
+		return len(m.Disks) > 1, nil
+	}
+	f, _ := formats.ByName(e.Format)
+	if !f.Machine {
+		return false, nil
+	}
+	raw, _ := formats.ByName("raw")
+	return k.shows(ctx, ref, raw, true)
 }
 
 // diskRows are the formats that are listed and hold one disk.
@@ -195,7 +214,7 @@ func (d *disksNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut)
 	if !ok {
 		return nil, syscall.ENOENT
 	}
-	ctx, cancel := patient(ctx)
+	ctx, cancel := patient(pipeline.Impatient(ctx, lookupStall))
 	defer cancel()
 	m, err := d.machine(ctx)
 	if err != nil {
@@ -216,7 +235,7 @@ func (d *disksNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut)
 // OpendirHandle lists the data disks in the listed formats that hold one disk and
 // take this one. The boot disk, of number 0, resolves; it is the image itself.
 func (d *disksNode) OpendirHandle(ctx context.Context, _ uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
-	ctx, cancel := patient(ctx)
+	ctx, cancel := patient(pipeline.Impatient(ctx, readdirStall))
 	defer cancel()
 	m, err := d.machine(ctx)
 	if err != nil {

@@ -32,7 +32,7 @@ func (d *disksNode) unlink(ctx context.Context, name string) error {
 		return errReadOnly()
 	case k.folder == nil:
 		err := disk.Errorf(disk.Policy, "remove %q: a machine, or a capture of it, keeps its disks", name)
-		return disk.Hint(err, "a capture is removed as a whole: %s", k.path)
+		return disk.Hint(err, "a capture is removed as a whole, by a mount with --allow-delete, or chromogenic rm")
 	case strings.HasPrefix(name, "."):
 		return k.folder.unlink(d.key(name))
 	}
@@ -78,7 +78,7 @@ func (d *disksNode) unlinkWriting(name string, g *staged, there bool) error {
 // errNoDelete refuses the removal of a disk.
 func (d *disksNode) errNoDelete(name string) error {
 	err := disk.Errorf(disk.Policy, "remove %q: the mount deletes no disks", name)
-	return disk.Hint(err, "mount with --allow-delete, which removes the disk in all its formats")
+	return disk.Hint(err, "chromogenic rm %s:%s, or mount with --allow-delete: either removes it in all its formats", d.kind.site, join(join(string(d.kind.view.kind), d.stem+disksExt), name))
 }
 
 // remove removes a data disk by one of its names, for the program that asks.
