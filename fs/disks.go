@@ -134,7 +134,9 @@ func (k *kindNode) lookupDisks(ctx context.Context, name, stem string, out *fuse
 
 func (k *kindNode) disks(ctx context.Context, name, stem string, out *fuse.EntryOut) *gofuse.Inode {
 	d := &disksNode{k.sub(name), k, stem}
-	return k.attach(ctx, d, d.path, out)
+	node := k.attach(ctx, d, d.path, out)
+	out.SetEntryTimeout(k.t.nameTime())
+	return node
 }
 
 // made tells whether somebody has made a directory.

@@ -298,7 +298,12 @@ func TestRemoveDisks(t *testing.T) {
 	if got := list(t, filepath.Join(m.a, "sql.disks")); len(got) != 2 {
 		t.Errorf("after the rename the folder holds %q", got)
 	}
+	if _, err := os.Stat(m.path("a/images/sql.disks")); err != nil {
+		t.Error(err)
+	}
 	run(t, 0, "rm", m.path("a/images/sql.vmdk"))
+	_, err := os.Stat(m.path("a/images/sql.disks"))
+	wantErrno(t, "stat of the disks of an image that is removed", err, syscall.ENOENT)
 	if got := list(t, m.a); !cmp.Equal(got, []string{"web.raw"}) {
 		t.Errorf("the folder holds %q", got)
 	}
@@ -426,4 +431,30 @@ func TestBootDiskAlone(t *testing.T) {
 	}
 	run(t, 0, "cp", "-r", m.path("a/images/web.disks"), m.path("b/images/"))
 	m.wantSet(t, "web", 3)
+}
+
+// TestDiskAgain copies a data disk over itself: it takes no scratch space, whichever
+// name the program writes it under first.
+func TestDiskAgain(t *testing.T) {
+	need(t, "rsync")
+	m := withSet(t, nil)
+	src := t.TempDir()
+	writeSet(t, src, "web", 3)
+	for _, line := range [][]string{
+		{"cp", filepath.Join(src, "web.disks/1-vdb.raw"), m.path("a/images/web.disks/1-vdb.raw")},
+		{"rsync", "-I", filepath.Join(src, "web.disks/1-vdb.raw"), m.path("a/images/web.disks/")},
+		{"rsync", "-I", "--partial-dir=.part", "--delay-updates", filepath.Join(src, "web.disks/2-vdc.raw"), m.path("a/images/web.disks/")},
+		{"rsync", "-rI", src + "/", m.path("a/images/")},
+	} {
+		run(t, 0, line[0], line[1:]...)
+	}
+	all := m.tree.p.Jobs().List()
+	if len(all) != 6 {
+		t.Errorf("%d jobs", len(all))
+	}
+	for _, rec := range all {
+		if rec.Scratch != 0 || !rec.Unchanged || strings.HasPrefix(rec.Source, "a:") {
+			t.Errorf("the record is %+v", rec)
+		}
+	}
 }

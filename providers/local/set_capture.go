@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path"
 	"time"
 
@@ -105,7 +106,7 @@ func (c captured) clone(ctx context.Context) (sums []string, err error) {
 	}
 	for _, src := range sources {
 		if err := src.check(); several && err != nil {
-			return nil, err
+			return nil, fmt.Errorf("copy %q: %w", src.file.Name(), err)
 		}
 	}
 	return sums, nil
