@@ -117,8 +117,10 @@ func destinationFaults() []fault {
 			run(t, "cp", x.master, other)
 			must(t, os.Rename(other, x.temporary(t)))
 		}},
-		{name: "name taken", what: "a file of the name appears meanwhile", disk: atClose, errno: syscall.EEXIST, cause: "", notOf: func(r faultRoute) bool { return r.instance }, meanwhile: func(t testing.TB, x *faultCase) {
-			run(t, "cp", x.masters[x.route.format], filepath.Join(x.b.images, x.name+"."+x.route.format))
+		{name: "name taken", what: "a file of the name, with another disk, appears meanwhile", disk: atClose, errno: syscall.EEXIST, cause: "", notOf: func(r faultRoute) bool { return r.instance }, meanwhile: func(t testing.TB, x *faultCase) {
+			other := filepath.Join(t.TempDir(), "other."+x.route.format)
+			run(t, binary(), "convert", random(t, filepath.Join(t.TempDir(), "other.raw"), 2*mib, 227), other)
+			run(t, "cp", other, filepath.Join(x.b.images, x.name+"."+x.route.format))
 		}},
 		{name: "folder renamed", what: "the folder gets another name", disk: atClose, errno: syscall.EHOSTUNREACH, cause: "", notOf: noProvider, meanwhile: func(t testing.TB, x *faultCase) {
 			must(t, os.Rename(x.folder(), x.folder()+".away"))
