@@ -85,7 +85,7 @@ func TestDisksDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeImage(t, filepath.Join(m.a, "one.raw"), bootDisk())
-	time.Sleep(attrTime)
+	time.Sleep(attrTime + attrTime/10) // the kernel counts in ticks
 	var want []string
 	for _, name := range []string{"one", "web"} {
 		for _, ext := range []string{"json", "ova", "qcow2", "raw", "vmdk"} {
@@ -261,7 +261,7 @@ func TestDiskWaits(t *testing.T) {
 	if err := os.Chtimes(filepath.Join(dir, "2-vdc.qcow2"), when, when); err != nil {
 		t.Error(err)
 	}
-	time.Sleep(attrTime)
+	time.Sleep(attrTime + attrTime/10) // the kernel counts in ticks
 	if info, err := os.Stat(filepath.Join(dir, "2-vdc.raw")); err != nil || !info.ModTime().Equal(when) {
 		t.Errorf("the time of what waits is %v, %v", info, err)
 	}
@@ -293,7 +293,7 @@ func TestRemoveDisks(t *testing.T) {
 		t.Errorf("the folder holds %q", got)
 	}
 	writeSet(t, m.a, "db", 3)
-	time.Sleep(attrTime)
+	time.Sleep(attrTime + attrTime/10) // the kernel counts in ticks
 	run(t, 0, "mv", m.path("a/images/db.raw"), m.path("a/images/sql.raw"))
 	if got := list(t, filepath.Join(m.a, "sql.disks")); len(got) != 2 {
 		t.Errorf("after the rename the folder holds %q", got)
