@@ -96,7 +96,7 @@ func capturePlace(c *cli.Context) (fs.Place, error) {
 		return fs.Place{}, err
 	}
 	switch {
-	case e.Path != "" || e.Kind != providers.Instances || e.Stem == "":
+	case e.Path != "" || e.Kind != providers.Instances || e.Stem == "" || e.InDisks:
 		return fs.Place{}, usage("name a machine: PROVIDER:instances/NAME", "capture: %q is no instance", c.Args().First())
 	case c.IsSet("keep") && c.Int("keep") < 1:
 		return fs.Place{}, usage("the new one is always kept", "capture: --keep %d keeps none", c.Int("keep"))
@@ -110,9 +110,7 @@ func capturePlace(c *cli.Context) (fs.Place, error) {
 
 // printMade prints the place of what a capture has made.
 func printMade(c *cli.Context, p *pipeline.Pipeline, site string, rec *jobs.Record) error {
-	for _, note := range rec.Notes {
-		fmt.Fprintln(os.Stderr, "chromogenic:", note)
-	}
+	printNotes(rec)
 	all, err := p.ListNow(c.Context, site, rec.Entry.Kind)
 	if err != nil {
 		return err

@@ -20,12 +20,13 @@ func convertCommand() *cli.Command {
 		Usage:     "write a disk image in another format",
 		ArgsUsage: "SRC DST",
 		Description: "SRC and DST are plain files; no configuration is needed. Their formats are those of their extensions.\n" +
+			"The data disks of SRC may lie beside it, as a mount shows them: NAME.disks/1-DEVICE.FORMAT and so on.\n" +
 			"DST is written all at once and sparse, read back and compared. The same bytes with the same holes give the same DST.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "f", Usage: "SRC is of `FORMAT`, whatever it is called"},
 			&cli.StringFlag{Name: "O", Usage: "write `FORMAT`, whatever DST is called"},
 			&cli.StringFlag{Name: "backing", Usage: "SRC is a qcow2 overlay of `FILE`; the name inside SRC is never followed"},
-			&cli.IntFlag{Name: "disk", Usage: "write disk `N` of several, 1 is the one that boots"},
+			&cli.IntFlag{Name: "disk", Value: allDisks, DefaultText: "all", Usage: "write disk `N` of several, 0 is the one that boots"},
 			&cli.BoolFlag{Name: "force", Usage: "replace DST if it exists"},
 			&cli.BoolFlag{Name: "v", Usage: "show progress and say what was written"},
 		},
@@ -49,12 +50,15 @@ func convertCommand() *cli.Command {
 type conversion struct {
 	From, To string // formats; empty is that of the name
 	Backing  string // path of the backing file; empty for none
-	Disk     int    // counted from 1; 0 is the only one
+	Disk     int    // 0 is the boot disk; allDisks, or the only one
 	Force    bool
 	Verbose  bool
 }
 
-// convert writes the disks of one file as another.
+// allDisks is no number of a disk.
+const allDisks = -1
+
+// convert writes the disks of one file, or of a set of files, as another.
 func convert(ctx context.Context, from, to string, o conversion) (err error) {
 	out := output{Force: o.Force, Verify: true}
 	if err := o.refuse(from, to, out); err != nil {
@@ -78,6 +82,9 @@ func convert(ctx context.Context, from, to string, o conversion) (err error) {
 		return err
 	}
 	defer src.Close()
+	if err := o.addSet(src, from, format); err != nil {
+		return fmt.Errorf("convert %q: %w", from, err)
+	}
 	m, err := o.choose(src.Machine, format)
 	if err != nil {
 		return fmt.Errorf("convert %q: %w", from, err)
@@ -126,19 +133,40 @@ func (o conversion) refuse(from, to string, out output) error {
 	return out.refuseTarget(to)
 }
 
+// addSet adds the data disks that lie beside a file, where they are asked for: for a
+// format that holds a machine, or one of them by its number.
+func (o conversion) addSet(src *source, from string, to formats.Format) error {
+	if src.Format.Machine {
+		return nil
+	}
+	files, err := dataDisks(from, src.Format.Name)
+	switch {
+	case o.Disk == 0 || err == nil && len(files) == 0:
+		return nil
+	case o.Disk == allDisks && !to.Machine && err != nil: // it has no part in what is written
+		return nil
+	case err != nil:
+		return err
+	case o.Disk == allDisks && !to.Machine:
+		fmt.Fprintf(os.Stderr, "chromogenic: note: only the boot disk is written: %s holds %d more; an ova holds all disks, --disk N writes one of them\n", setFolder(from), len(files))
+		return nil
+	}
+	return src.addDisks(files)
+}
+
 // choose takes the disks that the format will hold. Of several disks none is
 // left out in silence.
 func (o conversion) choose(m *disk.Machine, to formats.Format) (*disk.Machine, error) {
 	n := len(m.Disks)
-	if o.Disk < 0 || o.Disk > n {
-		return nil, disk.Errorf(disk.NotFound, "find disk %d: there are %d", o.Disk, n)
+	if o.Disk < allDisks || o.Disk >= n {
+		return nil, disk.Errorf(disk.NotFound, "find disk %d: there are %d, and 0 is the first", o.Disk, n)
 	}
 	one := disk.Machine{Meta: m.Meta}
 	switch {
-	case o.Disk > 0:
-		one.Disks = m.Disks[o.Disk-1 : o.Disk]
+	case o.Disk != allDisks:
+		one.Disks = m.Disks[o.Disk : o.Disk+1]
 		return &one, nil
-	case n > 1 && to.Name != "ova":
+	case n > 1 && !to.Machine:
 		err := disk.Errorf(disk.Unsupported, "it holds %d disks, a %s file one", n, to.Name)
 		return nil, disk.Hint(err, "say --disk N for one of them, or write an ova")
 	}

@@ -22,7 +22,9 @@ func cpCommand() *cli.Command {
 		ArgsUsage: "SRC DST",
 		Description: "SRC and DST are places, PROVIDER:images/NAME[.FORMAT] or PROVIDER:instances/NAME[.FORMAT],\n" +
 			"or plain paths; at least one is a place. No mount is needed. A copy is verified, and is\n" +
-			"visible under its name only when it is complete.",
+			"visible under its name only when it is complete. Of a machine with several disks all are\n" +
+			"copied, as a set or in an ova, unless SRC names a format of one disk: then it is the boot\n" +
+			"disk. NAME.disks/N is one disk, as a mount shows it: N counts from 0, the boot disk.",
 		Flags: slices.Concat(commonFlags(), limitFlags(), []cli.Flag{
 			jsonFlag(),
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be done, and do nothing"},
@@ -80,6 +82,7 @@ func copyAction(c *cli.Context) error {
 	if rec == nil {
 		return err
 	}
+	printNotes(rec)
 	switch {
 	case c.Bool("json"):
 		if e := printJSON(c.App.Writer, rec); err == nil {
@@ -109,6 +112,8 @@ func (j *copying) refuse() error {
 		return usage("chromogenic convert SRC DST changes the format of a plain file", "cp: neither is a place of a provider")
 	case j.src.Path == "" && j.src.Stem == "":
 		return usage("name one image", "cp: the source is a whole folder")
+	case j.src.Disk > 0 && j.dst.Path == "" && j.dst.Stem == "":
+		return usage("name the image: "+placeName(j.dst.Provider, j.dst.Kind, "NAME")+", or its disk: NAME.disks/N", "cp: the destination of a data disk has no name")
 	case store != "" && !slices.Contains(stores(), store):
 		return usage("it is one of "+strings.Join(stores(), ", "), "cp: unknown store %q", store)
 	case clean != "" && !slices.Contains(cleans(), clean):
@@ -157,6 +162,9 @@ func printPlan(c *cli.Context, rec *jobs.Record) {
 	fmt.Fprintf(w, "%s -> %s\n", rec.Source, rec.Destination)
 	fmt.Fprintf(w, "  format        %s\n", rec.Format)
 	fmt.Fprintf(w, "  virtual size  %s (%d bytes)\n", size(rec.VirtualSize), rec.VirtualSize)
+	for _, d := range rec.Disks {
+		fmt.Fprintf(w, "  disk %-7d  %s, %s (%d bytes) to send\n", d.Number, d.Format, size(d.Bytes), d.Bytes)
+	}
 	fmt.Fprintf(w, "  to send       %s (%d bytes)\n", size(rec.Bytes), rec.Bytes)
 	fmt.Fprintf(w, "  scratch       %s (%d bytes)\n", size(rec.Scratch), rec.Scratch)
 	for _, s := range rec.Stages {

@@ -94,7 +94,7 @@ func inspectFile(c *cli.Context, path string) (*report, error) {
 	for i, d := range src.Disks {
 		one, err := inspectDisk(c.Context, d, c.Bool("digest"))
 		if err != nil {
-			return nil, fmt.Errorf("inspect disk %d of %q: %w", i+1, path, err)
+			return nil, fmt.Errorf("inspect disk %d of %q: %w", i, path, err)
 		}
 		r.Disks = append(r.Disks, one)
 	}
@@ -120,7 +120,13 @@ func inspectPlace(c *cli.Context, place fs.Place) (*report, error) {
 		return nil, err
 	}
 	r := &report{Name: placeName(place.Provider, place.Kind, n.Name), Format: n.Entry.Format, FileSize: n.Entry.Size, Meta: m.Meta}
+	if place.Disk >= len(m.Disks) {
+		return nil, disk.Errorf(disk.NotFound, "inspect disk %d of %s: it has %d", place.Disk, r.Name, len(m.Disks))
+	}
 	for i, d := range m.Disks {
+		if place.InDisks && i != place.Disk {
+			continue
+		}
 		ref.Disk = i
 		v, err := p.View(c.Context, ref)
 		if err != nil {
@@ -129,7 +135,7 @@ func inspectPlace(c *cli.Context, place fs.Place) (*report, error) {
 		one, err := inspectDisk(c.Context, disk.Disk{Image: v, Device: d.Device, Bus: d.Bus}, c.Bool("digest"))
 		v.Close()
 		if err != nil {
-			return nil, fmt.Errorf("inspect disk %d of %s: %w", i+1, r.Name, err)
+			return nil, fmt.Errorf("inspect disk %d of %s: %w", i, r.Name, err)
 		}
 		r.Disks = append(r.Disks, one)
 	}
@@ -176,7 +182,7 @@ func (r *report) print(w io.Writer) error {
 	fmt.Fprintf(t, "file size\t%s (%d bytes)\n", size(r.FileSize), r.FileSize)
 	for i, d := range r.Disks {
 		if len(r.Disks) > 1 {
-			fmt.Fprintf(t, "\ndisk %d\t%s %s\n", i+1, d.Device, d.Bus)
+			fmt.Fprintf(t, "\ndisk %d\t%s %s\n", i, d.Device, d.Bus)
 		}
 		fmt.Fprintf(t, "virtual size\t%s (%d bytes)\n", size(d.VirtualSize), d.VirtualSize)
 		fmt.Fprintf(t, "allocated\t%s (%d bytes)\n", size(d.Allocated), d.Allocated)

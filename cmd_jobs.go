@@ -142,6 +142,9 @@ func printJob(w io.Writer, r *jobs.Record) error {
 		line("unchanged", "the same disk was there already")
 	}
 	line("consistency", "%s", r.Consistency)
+	for _, d := range r.Disks {
+		line(fmt.Sprintf("disk %d", d.Number), "%s %s, %s (%d bytes), guest digest %s", d.Device, d.Format, size(d.Bytes), d.Bytes, d.GuestDigest)
+	}
 	line("bytes digest", "%s", r.BytesDigest)
 	line("guest digest", "%s", r.GuestDigest)
 	if r.Entry != nil {

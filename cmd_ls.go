@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 
 	"chromogenic/fs"
 	"chromogenic/pipeline"
+	"chromogenic/providers"
 )
 
 func lsCommand() *cli.Command {
@@ -40,13 +42,20 @@ type row struct {
 	ID          string    `json:"id"`
 	Version     string    `json:"version"`
 	Format      string    `json:"format,omitempty"`
-	Size        int64     `json:"size"`         // bytes of the container; -1 unknown
-	VirtualSize int64     `json:"virtual_size"` // bytes; -1 unknown
+	Size        int64     `json:"size"`            // bytes of the container, of several that of the boot disk; -1 unknown
+	VirtualSize int64     `json:"virtual_size"`    // bytes, of several disks those of the boot disk; -1 unknown
+	Disks       []rowDisk `json:"disks,omitempty"` // of a machine with several, the boot disk first
 	Created     time.Time `json:"created"`
 	Updated     time.Time `json:"updated"`
 	Status      string    `json:"status,omitempty"`
 	Reason      string    `json:"reason,omitempty"` // why it cannot be read
 	Stale       bool      `json:"stale,omitempty"`  // of a listing that could not be renewed
+}
+
+// A rowDisk is one disk of a machine.
+type rowDisk struct {
+	Device      string `json:"device,omitempty"`
+	VirtualSize int64  `json:"virtual_size"` // bytes; -1 unknown
 }
 
 func listPlaces(c *cli.Context) error {
@@ -133,6 +142,7 @@ func rowsOf(c *cli.Context, p *pipeline.Pipeline, place fs.Place) ([]row, error)
 	}
 	slices.SortStableFunc(named, func(a, b fs.Named) int { return strings.Compare(a.Name, b.Name) })
 	rows := make([]row, 0, len(named))
+	detail := c.Bool("l") || c.Bool("json")
 	for _, n := range named {
 		rows = append(rows, row{
 			Place: placeName(place.Provider, place.Kind, n.Name),
@@ -141,15 +151,58 @@ func rowsOf(c *cli.Context, p *pipeline.Pipeline, place fs.Place) ([]row, error)
 			Created: n.Entry.Created.UTC(), Updated: n.Entry.Updated.UTC(),
 			Status: n.Entry.Status, Reason: n.Entry.Reason, Stale: l.Stale,
 		})
+		if detail {
+			rows[len(rows)-1].Disks = disksOf(c, p, place.Provider, n.Entry)
+		}
 	}
-	return rows, nil
+	if !detail || place.Kind != providers.Images || place.Stem != "" {
+		return rows, nil
+	}
+	waiting, err := p.List(c.Context, place.Provider, providers.Disks)
+	if err != nil {
+		return nil, err
+	}
+	return append(rows, waitingRows(place, waiting.Entries)...), nil
+}
+
+// disksOf are the disks of a machine with several. What cannot be read has none, and
+// a reason.
+func disksOf(c *cli.Context, p *pipeline.Pipeline, site string, e providers.Entry) []rowDisk {
+	if e.Reason != "" {
+		return nil
+	}
+	var disks []rowDisk
+	if m, err := p.Machine(c.Context, pipeline.Ref{Site: site, Entry: e, Format: "raw"}); err == nil {
+		for _, d := range m.Disks {
+			disks = append(disks, rowDisk{d.Device, d.Size()})
+		}
+	}
+	if len(disks) < 2 {
+		return nil
+	}
+	return disks
+}
+
+// waitingRows are the data disks that are no part of an image yet.
+func waitingRows(place fs.Place, waiting []providers.Entry) []row {
+	var rows []row
+	for _, e := range waiting {
+		name := fs.Encode(e.Name) + ".disks/" + fs.DiskStem(e.Waiting.Number, e.Waiting.Device)
+		reason := fmt.Sprintf("waits for the boot disk of %q, or for a disk before it", e.Name)
+		rows = append(rows, row{
+			Place: placeName(place.Provider, place.Kind, name), Name: e.Name, ID: e.ID, Version: e.Version, Format: e.Format,
+			Size: e.Size, VirtualSize: e.VirtualSize, Created: e.Created.UTC(), Updated: e.Updated.UTC(),
+			Status: e.Status, Reason: cmp.Or(e.Reason, reason),
+		})
+	}
+	return rows
 }
 
 func printTable(w io.Writer, rows []row) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "PLACE\tFORMAT\tVIRTUAL SIZE\tSIZE\tUPDATED\t")
+	fmt.Fprintln(t, "PLACE\tFORMAT\tVIRTUAL SIZE\tSIZE\tDISKS\tUPDATED\t")
 	for _, r := range rows {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Place, r.Format, size(r.VirtualSize), size(r.Size), r.Updated.Format("2006-01-02 15:04"), r.Reason)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", r.Place, r.Format, size(r.VirtualSize), size(r.Size), max(1, len(r.Disks)), r.Updated.Format("2006-01-02 15:04"), r.Reason)
 	}
 	return t.Flush()
 }

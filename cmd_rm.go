@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"chromogenic/pipeline"
 	"chromogenic/pipeline/control"
 	"chromogenic/pipeline/jobs"
+	"chromogenic/providers"
 )
 
 func rmCommand() *cli.Command {
@@ -28,8 +30,9 @@ func rmCommand() *cli.Command {
 		Usage:     "remove images and captures for good",
 		ArgsUsage: "PLACE...",
 		Description: "PLACE is PROVIDER:images/NAME, or PROVIDER:instances/NAME@TIME for a capture; a machine\n" +
-			"itself is never removed. An image goes with all its files that no other image needs, and\n" +
-			"with the metadata that was kept for it. One that somebody reads through the mount, that a\n" +
+			"itself is never removed. An image goes with all its disks and files that no other image\n" +
+			"needs, and with the metadata that was kept for it. PROVIDER:images/NAME.disks/N is one data\n" +
+			"disk, which goes alone; those of greater numbers wait then. One that somebody reads through the mount, that a\n" +
 			"copy needs, or that its provider protects, is busy and stays.\n" +
 			"\n" +
 			"On a terminal each is shown, and asked about. A name that several images share is refused,\n" +
@@ -95,6 +98,8 @@ func removable(arg string) (fs.Place, error) {
 		return fs.Place{}, usage("a place is PROVIDER:images/NAME or PROVIDER:instances/NAME@TIME; files of a mount are removed with rm, if it has --allow-delete", "rm: %q is no place", arg)
 	case e.Stem == "":
 		return fs.Place{}, usage("name one image", "rm: %q is a whole folder", arg)
+	case e.InDisks && e.Disk == 0:
+		return fs.Place{}, usage("name the image, which goes with all its disks", "rm: %q is a boot disk", arg)
 	}
 	return e.Place, nil
 }
@@ -103,7 +108,8 @@ func removable(arg string) (fs.Place, error) {
 type target struct {
 	place fs.Place
 	named fs.Named
-	disks int
+	disks int // that the image has
+	disk  int // that goes alone; 0 is all
 
 	Place   string      `json:"place"`
 	ID      string      `json:"id,omitempty"`
@@ -162,7 +168,7 @@ func (r *removing) remove(t *target) error {
 		}
 	}
 	r.done = append(r.done, t)
-	q := control.RemoveRequest{Site: t.place.Provider, Kind: t.place.Kind, ID: t.ID, Version: t.Version, DryRun: true}
+	q := control.RemoveRequest{Site: t.place.Provider, Kind: t.named.Entry.Kind, ID: t.ID, Version: t.Version, Disk: t.disk, DryRun: true}
 	if r.ask || r.c.Bool("dry-run") {
 		what, err := r.service.Remove(r.c.Context, q)
 		if err != nil {
@@ -195,35 +201,81 @@ func (r *removing) remove(t *target) error {
 	return nil
 }
 
-// find finds the one entry that a place names. It never guesses.
+// find finds what a place names. It never guesses.
 func (r *removing) find(t *target) error {
-	l, err := list(r.c.Context, r.p, t.place.Provider, t.place.Kind)
-	if err != nil {
-		return err
-	}
-	if l.Stale {
-		return disk.Errorf(disk.Unreachable, "remove %s: the provider cannot be reached", t.Place)
-	}
 	dir := placeName(t.place.Provider, t.place.Kind, "")
-	all := fs.NewIndex(l.Entries).All(t.place.Stem)
-	switch len(all) {
-	case 0:
+	n, err := r.only(t)
+	switch {
+	case err != nil:
+		return err
+	case t.place.InDisks:
+		return r.findDisk(t, n)
+	case n == nil:
 		return disk.Hint(disk.Errorf(disk.NotFound, "remove %s: no such image", t.Place), "chromogenic ls -l %s shows what is there", strings.TrimSuffix(dir, "/"))
-	case 1:
-	default:
-		var ids []string
-		for _, n := range all {
-			ids = append(ids, dir+fs.Encode(n.Entry.ID))
-		}
-		return disk.Hint(disk.Errorf(disk.Invalid, "remove %s: %d images have that name", t.Place, len(all)), "name one by its id: %s", strings.Join(ids, ", "))
 	}
-	n := all[0]
-	t.named, t.Place = n, dir+n.Name
-	t.ID, t.Version, t.Name, t.Format, t.Created = n.Entry.ID, n.Entry.Version, n.Entry.Name, n.Entry.Format, n.Entry.Created.UTC()
+	t.is(*n, dir+n.Name)
 	if m, err := r.p.Machine(r.c.Context, pipeline.Ref{Site: t.place.Provider, Entry: n.Entry, Format: "raw"}); err == nil {
 		t.disks = len(m.Disks)
 	}
 	return nil
+}
+
+// only gives the one entry that has the name, or the id, of a place; nil for none.
+func (r *removing) only(t *target) (*fs.Named, error) {
+	l, err := list(r.c.Context, r.p, t.place.Provider, t.place.Kind)
+	if err != nil {
+		return nil, err
+	}
+	if l.Stale {
+		return nil, disk.Errorf(disk.Unreachable, "remove %s: the provider cannot be reached", t.Place)
+	}
+	all := fs.NewIndex(l.Entries).All(t.place.Stem)
+	switch len(all) {
+	case 0:
+		return nil, nil
+	case 1:
+		return &all[0], nil
+	}
+	var ids []string
+	for _, n := range all {
+		ids = append(ids, placeName(t.place.Provider, t.place.Kind, fs.Encode(n.Entry.ID)))
+	}
+	return nil, disk.Hint(disk.Errorf(disk.Invalid, "remove %s: %d images have that name", t.Place, len(all)), "name one by its id: %s", strings.Join(ids, ", "))
+}
+
+// findDisk finds a data disk: of the image that has the name, nil if there is none, or
+// one that waits for it.
+func (r *removing) findDisk(t *target, image *fs.Named) error {
+	at, name, number := t.place.Stem, fs.Decode(t.place.Stem), t.place.Disk
+	if image != nil {
+		at, name = image.Name, cmp.Or(image.Entry.Name, image.Entry.ID)
+		m, err := r.p.Machine(r.c.Context, pipeline.Ref{Site: t.place.Provider, Entry: image.Entry, Format: "raw"})
+		if err != nil {
+			return err
+		}
+		if number < len(m.Disks) {
+			t.disk = number
+			t.is(*image, placeName(t.place.Provider, t.place.Kind, at+".disks/"+fs.DiskStem(number, m.Disks[number].Device)))
+			return nil
+		}
+	}
+	l, err := r.p.List(r.c.Context, t.place.Provider, providers.Disks)
+	if err != nil {
+		return err
+	}
+	for _, e := range l.Entries {
+		if t.place.Kind == providers.Images && e.Name == name && e.Waiting.Number == number {
+			t.is(fs.Named{Name: at, Entry: e}, placeName(t.place.Provider, t.place.Kind, at+".disks/"+fs.DiskStem(number, e.Waiting.Device)))
+			return nil
+		}
+	}
+	return disk.Errorf(disk.NotFound, "remove %s: no such disk", t.Place)
+}
+
+// is notes what a place has turned out to be, and its full name.
+func (t *target) is(n fs.Named, place string) {
+	t.named, t.Place = n, place
+	t.ID, t.Version, t.Name, t.Format, t.Created = n.Entry.ID, n.Entry.Version, n.Entry.Name, n.Entry.Format, n.Entry.Created.UTC()
 }
 
 // show tells what goes with an image.

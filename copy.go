@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -20,13 +21,20 @@ func (j *copying) between() (*jobs.Record, error) {
 	if err != nil {
 		return nil, err
 	}
+	machine := j.src.Format == "" && !j.src.InDisks
 	format := formatOf(j.src.Place, n)
+	if machine {
+		format = ownFormat(n)
+	}
 	if err := j.refuseFormat(format); err != nil {
 		return nil, err
 	}
 	r := control.Request{
-		Source:      control.Source{Site: j.src.Provider, Kind: j.src.Kind, ID: n.Entry.ID, Format: format},
-		Destination: control.Destination{Site: j.dst.Provider, Name: fs.Decode(j.dst.Stem)},
+		Source: control.Source{
+			Site: j.src.Provider, Kind: j.src.Kind, ID: n.Entry.ID, Format: format,
+			Disk: j.src.Disk, Machine: machine,
+		},
+		Destination: control.Destination{Site: j.dst.Provider, Name: fs.Decode(j.dst.Stem), Disk: j.dst.Disk, Device: j.dst.Device},
 		Store:       j.c.String("store"),
 		Clean:       j.c.String("clean"),
 		Replace:     j.c.Bool("allow-replace"),
@@ -74,7 +82,10 @@ func (j *copying) fromFile() (*jobs.Record, error) {
 		err := disk.Errorf(disk.Unsupported, "copy until stage %q: the state directory, where jobs are kept, is in use", spec.Until)
 		return nil, disk.Hint(err, "unmount first, or copy the file into the mount, all at once")
 	}
-	spec.Name = fs.Decode(cmp.Or(j.dst.Stem, stem))
+	spec.Name, spec.Disk, spec.Device = fs.Decode(cmp.Or(j.dst.Stem, stem)), j.dst.Disk, j.dst.Device
+	if f, ok := formats.ByName(spec.Format); ok && !f.Machine && spec.Disk == 0 {
+		spec.Note = besideNote(j.src.Path, spec.Format, placeName(j.dst.Provider, j.dst.Kind, ""))
+	}
 	if spec.File, err = filepath.Abs(j.src.Path); err != nil {
 		return nil, err
 	}
@@ -112,14 +123,18 @@ func (j *copying) toFile() (*jobs.Record, error) {
 		return nil, err
 	}
 	defer v.Close()
-	if err := j.p.Afford(j.c.Context, v); err != nil {
+	if err := j.p.Afford(j.c.Context, v, false); err != nil {
+		return nil, err
+	}
+	name, note, err := j.nameOf(v, n)
+	if err != nil {
 		return nil, err
 	}
 	if folder {
 		f, _ := formats.ByName(v.Ref.Format)
-		path = filepath.Join(path, n.Name+"."+f.Exts[0])
+		path = filepath.Join(path, name+"."+f.Exts[0])
 	}
-	out := output{Force: j.c.Bool("force"), Verify: true, Mtime: n.Entry.Updated}
+	out := output{Force: j.c.Bool("force"), Verify: true, Mtime: v.Ref.Updated()}
 	if err := out.refuseTarget(path); err != nil {
 		return nil, err
 	}
@@ -134,6 +149,7 @@ func (j *copying) toFile() (*jobs.Record, error) {
 		Bytes:       v.Allocated(),
 		VirtualSize: n.Entry.VirtualSize,
 		Stages:      []jobs.Stage{{Name: "writing", Outcome: jobs.OutcomePlanned}, {Name: "verifying", Outcome: jobs.OutcomePlanned}},
+		Notes:       note,
 	}
 	if j.meter == nil {
 		return rec, nil
@@ -147,4 +163,21 @@ func (j *copying) toFile() (*jobs.Record, error) {
 		rec.Stages[i].Outcome = jobs.OutcomeDone
 	}
 	return rec, nil
+}
+
+// nameOf is what the file of a view is called, without its extension, and a note
+// where it leaves disks of the machine out that nobody said were not wanted.
+func (j *copying) nameOf(v *pipeline.View, n fs.Named) (name string, note []string, err error) {
+	if v.Ref.Disk > 0 {
+		return fs.DiskStem(v.Ref.Disk, j.src.Device), nil, nil
+	}
+	m, err := j.p.Machine(j.c.Context, v.Ref)
+	if err != nil {
+		return "", nil, err
+	}
+	f, _ := formats.ByName(v.Ref.Format)
+	if disks := len(m.Disks); disks > 1 && !f.Machine && !j.src.InDisks {
+		note = append(note, fmt.Sprintf("only the boot disk is copied: machine %q has %d disks; an ova holds them all, and NAME.disks/N is one of them", n.Entry.Name, disks))
+	}
+	return n.Name, note, nil
 }

@@ -118,10 +118,22 @@ func newProvider(p providerConfig, mountpoint string) (providers.Provider, error
 			Instances:  p.Instances,
 			Store:      p.Store,
 			Formats:    extensions(),
+			Machines:   machines(),
 			Mountpoint: mountpoint,
 		})
 	}
 	return nil, fmt.Errorf("make provider %q: unknown type %q", p.Name, p.Type)
+}
+
+// machines are the formats whose files hold all disks of a machine.
+func machines() []string {
+	var names []string
+	for _, f := range formats.Table() {
+		if f.Machine {
+			names = append(names, f.Name)
+		}
+	}
+	return names
 }
 
 // extensions gives the format of each file name extension that is known.

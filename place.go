@@ -1,8 +1,8 @@
 package main
 
 import (
-	"cmp"
 	"context"
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -11,6 +11,7 @@ import (
 	"chromogenic/formats"
 	"chromogenic/fs"
 	"chromogenic/pipeline"
+	"chromogenic/pipeline/jobs"
 	"chromogenic/providers"
 )
 
@@ -84,7 +85,7 @@ func placeName(site string, kind providers.Kind, stem string) string {
 // view opens an entry in a format; empty is its own. Over reads on when the read
 // budget is used up.
 func view(ctx context.Context, p *pipeline.Pipeline, place fs.Place, n fs.Named, over bool) (*pipeline.View, error) {
-	ref := pipeline.Ref{Site: place.Provider, Entry: n.Entry, Format: formatOf(place, n), Over: over}
+	ref := pipeline.Ref{Site: place.Provider, Entry: n.Entry, Format: formatOf(place, n), Disk: place.Disk, Over: over}
 	if n.Entry.Live() && p.SnapshotPolicy(place.Provider) == "never" {
 		err := disk.Errorf(disk.Policy, "read %s: the policy of %s is to capture no instance", placeName(place.Provider, place.Kind, n.Name), place.Provider)
 		return nil, disk.Hint(err, "set snapshot: auto for %s in the configuration", place.Provider)
@@ -93,11 +94,31 @@ func view(ctx context.Context, p *pipeline.Pipeline, place fs.Place, n fs.Named,
 }
 
 // formatOf is the format in which an entry is shown and copied: that which was asked
-// for, or its own. What can only be read is shown as its disk.
+// for, or its own, or for several disks that are kept apart the one that holds them
+// all. What can only be read is shown as its disk, and so is one disk of a machine.
 func formatOf(place fs.Place, n fs.Named) string {
-	format := cmp.Or(place.Format, n.Entry.Format)
-	if f, ok := formats.ByName(format); !ok || f.Layout == nil {
+	switch {
+	case place.Format != "":
+		n.Entry.Format = place.Format
+	case place.InDisks:
 		return "raw"
+	case len(n.Entry.Disks) > 1:
+		return "ova"
 	}
-	return format
+	return ownFormat(n)
+}
+
+// ownFormat is that of an entry, if it can be written.
+func ownFormat(n fs.Named) string {
+	if f, ok := formats.ByName(n.Entry.Format); ok && f.Layout != nil {
+		return n.Entry.Format
+	}
+	return "raw"
+}
+
+// printNotes tells what the user should know of a copy though nothing failed.
+func printNotes(rec *jobs.Record) {
+	for _, note := range rec.Notes {
+		fmt.Fprintln(os.Stderr, "chromogenic: note:", note)
+	}
 }

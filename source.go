@@ -17,11 +17,16 @@ type source struct {
 	*disk.Machine
 	File   disk.Image // the container's own bytes
 	Format formats.Format
+	more   []*source // of data disks that lie beside it
 }
 
-// Close closes the disks and the file.
+// Close closes the disks and the files.
 func (s *source) Close() error {
-	return errors.Join(s.Machine.Close(), s.File.Close())
+	err := errors.Join(s.Machine.Close(), s.File.Close())
+	for _, one := range s.more {
+		err = errors.Join(err, one.Close())
+	}
+	return err
 }
 
 // openSource opens a plain file, or a block device, as disks. Stated is the

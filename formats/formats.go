@@ -31,6 +31,7 @@ type Format struct {
 	Name    string
 	Exts    []string // file name extensions without the dot; the first is the one that is written
 	MaxSize int64    // of a virtual disk, in bytes; 0 is no limit
+	Machine bool     // a file holds all disks of a machine; one disk otherwise
 
 	// Probe tells from the beginning of a file whether it is of this format.
 	// It looks at magic bytes only; raw has none and is nil.
@@ -66,12 +67,12 @@ func Table() []Format {
 			Layout: vmdk.Layout,
 		},
 		{
-			Name: "ova", Exts: []string{"ova"}, MaxSize: vmdk.MaxSize, Probe: ova.Probe,
+			Name: "ova", Exts: []string{"ova"}, MaxSize: vmdk.MaxSize, Machine: true, Probe: ova.Probe,
 			Open:   func(img disk.Image, _ OpenOptions) (*disk.Machine, error) { return ova.Open(img) },
 			Layout: ova.Layout,
 		},
 		{
-			Name: "ovf", Exts: []string{"ovf"}, Probe: ova.ProbeOVF,
+			Name: "ovf", Exts: []string{"ovf"}, Machine: true, Probe: ova.ProbeOVF,
 			Open: func(img disk.Image, o OpenOptions) (*disk.Machine, error) { return ova.OpenOVF(img, o.Name, o.Resolve) },
 		},
 		{

@@ -52,8 +52,21 @@ func (g *staged) flush(ctx context.Context) error {
 	case g.unfinishedDisk(), g.inherited(ctx):
 		return nil
 	}
-	return g.commit(ctx, g.name, *g.format, g.path)
+	return g.commit(ctx, g.goal())
 }
+
+// A goal is what a file becomes when it is published: an image, or a data disk of
+// one, or metadata.
+type goal struct {
+	name   string // of the image, the true one
+	disk   int    // 0 is the image itself
+	device string // of a data disk
+	format formats.Format
+	path   string
+}
+
+// goal is that of a public name.
+func (g *staged) goal() goal { return goal{g.name, g.disk, g.device, *g.format, g.path} }
 
 // unfinishedDisk tells whether qemu has only prepared the disk. An all-zero disk
 // is a disk too: the second time it is taken for one.
@@ -103,7 +116,7 @@ func (g *staged) inherited(ctx context.Context) bool {
 // commit makes an image of the file, once at a time, and keeps the result for
 // whoever closes it again. A caller that must die is let go: the copy is
 // cancelled then, and what it made is removed behind it.
-func (g *staged) commit(ctx context.Context, name string, f formats.Format, path string) error {
+func (g *staged) commit(ctx context.Context, to goal) error {
 	token := make(chan struct{})
 	go func() { <-g.commits; close(token) }()
 	if err := g.folder.t.wait(ctx, token); err != nil {
@@ -117,7 +130,7 @@ func (g *staged) commit(ctx context.Context, name string, f formats.Format, path
 		defer close(done)
 		defer func() { g.commits <- struct{}{} }()
 		defer cancel()
-		err = g.run(job, name, f, path)
+		err = g.run(job, to)
 	})
 	if left := g.folder.t.wait(ctx, done); left != nil {
 		cancel()
@@ -131,7 +144,7 @@ func errLeft(why error) error {
 }
 
 // run is the commit itself. The content stands still meanwhile.
-func (g *staged) run(ctx context.Context, name string, f formats.Format, path string) error {
+func (g *staged) run(ctx context.Context, to goal) error {
 	g.content.Lock()
 	defer g.content.Unlock()
 	g.mu.Lock()
@@ -144,7 +157,8 @@ func (g *staged) run(ctx context.Context, name string, f formats.Format, path st
 		return err
 	}
 	spec := pipeline.CopySpec{
-		Site: g.folder.site, Name: name, Clean: g.folder.view.clean, Replaces: g.replaces, Replace: g.folder.t.o.AllowReplace,
+		Site: g.folder.site, Name: to.name, Disk: to.disk, Device: to.device,
+		Clean: g.folder.view.clean, Replaces: g.replaces, Replace: g.folder.t.o.AllowReplace,
 	}
 	if g.timed {
 		spec.Mtime = g.mtime
@@ -152,10 +166,10 @@ func (g *staged) run(ctx context.Context, name string, f formats.Format, path st
 	g.mu.Unlock()
 
 	rec, err := &jobs.Record{}, error(nil)
-	if f.Name == JSONName {
-		err = g.setMeta(ctx, name, spec.Mtime)
+	if to.format.Name == JSONName {
+		err = g.setMeta(ctx, to.name, spec.Mtime)
 	} else {
-		rec, err = g.copy(ctx, spec, f, path)
+		rec, err = g.copy(ctx, spec, to)
 	}
 
 	g.mu.Lock()
@@ -166,24 +180,28 @@ func (g *staged) run(ctx context.Context, name string, f formats.Format, path st
 		return err
 	}
 	g.state, g.closed, g.image = published, time.Now(), rec.Entry
+	if !g.public() {
+		g.disk = to.disk
+	}
 	// What was there before is not this writer's to replace.
 	g.replaces = nil
 	if !rec.Unchanged {
 		g.replaces = rec.Entry
 	}
 	g.mu.Unlock()
-	g.folder.t.solve(path)
+	g.folder.t.solve(to.path)
+	g.folder.active(to, g.owner)
 	return nil
 }
 
 // copy hands the content to the pipeline: as the view that all of it equals,
 // where there is one, or as bytes in the format that the extension states.
-func (g *staged) copy(ctx context.Context, spec pipeline.CopySpec, f formats.Format, path string) (*jobs.Record, error) {
+func (g *staged) copy(ctx context.Context, spec pipeline.CopySpec, to goal) (*jobs.Record, error) {
 	spec.Scratch = g.spool.Scratch()
-	origin := "what was written to " + path
+	origin := "what was written to " + to.path
 	if v, ok := g.spool.Source(); ok {
 		defer v.Close()
-		if v.Ref.Format == f.Name {
+		if v.Ref.Format == to.format.Name {
 			spec.From = v
 		}
 		if g.spool.Expected(v) {
@@ -191,7 +209,7 @@ func (g *staged) copy(ctx context.Context, spec pipeline.CopySpec, f formats.For
 		}
 	}
 	if spec.From == nil {
-		spec.Image, spec.Format, spec.Origin = g.spool.Image(), f.Name, origin
+		spec.Image, spec.Format, spec.Origin = g.spool.Image(), to.format.Name, origin
 	}
 	return g.folder.t.p.Copy(ctx, spec)
 }
@@ -258,7 +276,7 @@ func (g *staged) settle() {
 	blank, dirty := g.blank && g.empty, g.dirty
 	g.mu.Unlock()
 	if blank && dirty && g.spool.Size() > 0 {
-		err = g.commit(ctx, g.name, *g.format, g.path)
+		err = g.commit(ctx, g.goal())
 	} else if dirty || g.spool.Size() == 0 {
 		err = disk.Errorf(disk.Invalid, "write image: the file was left empty or unfinished, so nothing is published")
 	}

@@ -101,7 +101,7 @@ func jobError(r *jobs.Record) []byte {
 }
 
 // jobLog is a line for each stage that was taken: when, how it ended, how long it
-// took, and why.
+// took, and why; and one for each note, of what the user should know.
 func jobLog(r *jobs.Record) []byte {
 	var b bytes.Buffer
 	for _, s := range r.Stages {
@@ -114,6 +114,9 @@ func jobLog(r *jobs.Record) []byte {
 			fields = append(fields, strings.ReplaceAll(s.Note, "\n", " "))
 		}
 		fmt.Fprintln(&b, strings.Join(fields, "\t"))
+	}
+	for _, note := range r.Notes {
+		fmt.Fprintf(&b, "-\tnote\t-\t-\t%s\n", strings.ReplaceAll(note, "\n", " "))
 	}
 	return b.Bytes()
 }

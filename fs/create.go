@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"syscall"
+	"time"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -65,30 +66,45 @@ func (k *kindNode) create(ctx context.Context, name string, flags uint32) (*stag
 	by := callerProcess(ctx)
 	if strings.HasPrefix(name, ".") {
 		g := newStaged(k.folder, name, join(k.path, name), by)
-		return g, k.begin(ctx, g, name)
-	}
-	stem, f, err := target(name)
-	if err != nil {
-		return nil, err
+		return g, k.begin(ctx, g, meant(g.key))
 	}
 	// The kernel has asked whether the name exists; it may have come since.
-	n, err := k.find(ctx, stem)
+	to, there, err := k.target(ctx, k, name)
 	if err != nil {
 		return nil, err
 	}
-	if n != nil && flags&syscall.O_EXCL != 0 {
+	if there && flags&syscall.O_EXCL != 0 {
 		return nil, disk.Errorf(disk.Exists, "create %q: the image exists", name)
 	}
-	trueName := Decode(stem)
-	g := newStaged(k.folder, writerKey(publicKey(trueName, f), by), join(k.path, name), by)
-	g.name, g.format = trueName, &f
-	return g, k.begin(ctx, g, name)
+	g := newPublic(k.folder, to, by)
+	return g, k.begin(ctx, g, nil)
 }
 
-// key is that of the file in the folder of what is being written.
-func (f *imageFile) key() string {
+// newPublic begins a file under a public name.
+func newPublic(f *folder, to goal, by process) *staged {
+	g := newStaged(f, writerKey(to.key(), by), to.path, by)
+	g.name, g.disk, g.device, g.format = to.name, to.disk, to.device, &to.format
+	return g
+}
+
+// key is what all files have in common that become the same: a boot disk is the image,
+// wherever it is written.
+func (to goal) key() string {
+	if to.disk == 0 {
+		return publicKey(to.name, to.format)
+	}
+	return diskKey(to.name, to.disk, to.format)
+}
+
+// goal is what the file becomes when it is written anew.
+func (f *imageFile) goal() goal {
 	row, _ := formats.ByName(f.ref.Format)
-	return publicKey(trueName(f.ref.Entry), row)
+	to := goal{name: trueName(f.ref.Entry), format: row, path: f.path}
+	if f.part {
+		_, name := splitKey(f.path)
+		to.disk, to.device, _, _ = ParseDisk(name)
+	}
+	return to
 }
 
 // trueName is what an image is published as.
@@ -108,26 +124,25 @@ func (f *imageFile) reserve(ctx context.Context, truncate bool) error {
 	if err := k.writable(); err != nil {
 		return err
 	}
-	row, ok := formats.ByName(f.ref.Format)
-	if !ok || row.Layout == nil || f.part {
+	to := f.goal()
+	if to.format.Layout == nil {
 		return disk.Errorf(disk.Policy, "this file can only be read")
 	}
 	by := callerProcess(ctx)
-	g := newStaged(k.folder, writerKey(f.key(), by), f.path, by)
-	g.name, g.format = trueName(f.ref.Entry), &row
+	g := newPublic(k.folder, to, by)
 	if !truncate {
 		g.image = &f.ref.Entry
 	}
-	if old := k.folder.unfinished(f.key(), by); old != nil {
+	if old := k.folder.unfinished(to.key(), by); old != nil {
 		return nil // opened a second time by its writer
 	}
-	if by.isQemu() && !k.t.o.AllowReplace && !k.folder.publishedBy(f.key(), by) {
+	if by.isQemu() && !k.t.o.AllowReplace && !k.folder.publishedBy(to.key(), by) {
 		// The errors of its last close are not qemu's to see, so what that
 		// would say of another disk is said now.
 		err := disk.Errorf(disk.Exists, "write image %q: it exists, and qemu does not notice when a close fails", g.name)
 		return disk.Hint(err, "write it under another name; cp and rsync find out whether the disk is the same")
 	}
-	if err := k.begin(ctx, g, ""); err != nil {
+	if err := k.begin(ctx, g, nil); err != nil {
 		return err
 	}
 	if truncate {
@@ -159,14 +174,18 @@ func (f *folder) publishedBy(key string, by process) bool {
 	return g.supersedable(by)
 }
 
-// Mkdir makes a dot-directory, in which programs keep unfinished copies.
+// Mkdir makes a dot-directory, in which programs keep unfinished copies, or the
+// directory of the disks of a machine.
 func (k *kindNode) Mkdir(ctx context.Context, name string, _ uint32, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
+	if stem, ok := disksStem(name); ok {
+		return k.mkdirDisks(ctx, name, stem, out)
+	}
 	err := k.writable()
 	if err == nil && !strings.HasPrefix(name, ".") {
-		err = disk.Errorf(disk.Policy, "make directory %q: only names with a leading dot, for unfinished copies", name)
+		err = disk.Errorf(disk.Policy, "make directory %q: only names with a leading dot, for unfinished copies, and NAME.disks", name)
 	}
 	if err == nil {
-		err = k.folder.mkdir(name)
+		err = k.folder.mkdir(name, callerProcess(ctx))
 	}
 	if err != nil {
 		return nil, k.fail("mkdir", name, err)
@@ -175,32 +194,48 @@ func (k *kindNode) Mkdir(ctx context.Context, name string, _ uint32, out *fuse.E
 	return k.attach(ctx, d, d.path, out), 0
 }
 
-func (f *folder) mkdir(name string) error {
+// A madeDir is a directory that a process has made.
+type madeDir struct {
+	by    process
+	names map[string]bool // public ones that this process has written in it
+	last  time.Time       // when it did something there
+}
+
+func (f *folder) mkdir(key string, by process) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.dirs[name] || f.files[name] != nil {
-		return disk.Errorf(disk.Exists, "make directory %q: the name is taken", name)
+	if f.dirs[key] != nil || f.files[key] != nil {
+		return disk.Errorf(disk.Exists, "make directory %q: the name is taken", key)
 	}
-	f.dirs[name] = true
+	f.dirs[key] = &madeDir{by: by, names: map[string]bool{}, last: time.Now()}
 	return nil
 }
 
-// Rmdir removes a dot-directory that is empty.
-func (k *kindNode) Rmdir(_ context.Context, name string) syscall.Errno {
+// rmdir removes a directory that is empty; made is false where nobody has made it.
+func (f *folder) rmdir(key string) (made bool, errno syscall.Errno) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for in, g := range f.files {
+		if strings.HasPrefix(in, key+"/") && (!g.public() || g.is(writing)) {
+			return true, syscall.ENOTEMPTY
+		}
+	}
+	made = f.dirs[key] != nil
+	delete(f.dirs, key)
+	return made, 0
+}
+
+// Rmdir removes a directory that was made, if it is empty.
+func (k *kindNode) Rmdir(ctx context.Context, name string) syscall.Errno {
 	if err := k.writable(); err != nil {
 		return k.fail("rmdir", name, err)
 	}
-	f := k.folder
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.dirs[name] {
+	if stem, ok := disksStem(name); ok {
+		return k.rmdirDisks(ctx, name, stem)
+	}
+	made, errno := k.folder.rmdir(name)
+	if !made {
 		return k.fail("rmdir", name, disk.Errorf(disk.Policy, "the directories of the mount are fixed"))
 	}
-	for key := range f.files {
-		if strings.HasPrefix(key, name+"/") {
-			return syscall.ENOTEMPTY
-		}
-	}
-	delete(f.dirs, name)
-	return 0
+	return errno
 }

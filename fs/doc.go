@@ -7,7 +7,8 @@
 //
 //	PROVIDER/images/NAME.FMT          an image in a format; raw, qcow2, vmdk and ova are listed
 //	PROVIDER/images/NAME.json         its metadata, listed too (docs/image.schema.json)
-//	PROVIDER/images/NAME.disks/       its disks one by one; resolves, is not listed
+//	PROVIDER/images/NAME.disks/       the data disks of a machine that has some, listed too
+//	    N-DEVICE.FMT                  one of them; 1 is the second disk of the machine
 //	PROVIDER/images/by-id/ID.FMT      a symlink to the named file; resolves, is not listed
 //	PROVIDER/images.verbatim/         the same images; what is copied in is never cleaned
 //	PROVIDER/instances/NAME.FMT       the boot disk of a live machine
@@ -100,8 +101,8 @@
 // With AllowReplace nothing of this fails: see below.
 //
 // Names with a leading dot, and names in directories with a leading dot (which
-// mkdir makes), are unfinished files: anybody may see, read, rename and remove
-// them, closing them publishes nothing. Renaming one to a public name publishes
+// mkdir makes, in NAME.disks too), are unfinished files: anybody may see, read, rename
+// and remove them, closing them publishes nothing. Renaming one to a public name publishes
 // it, with the result in rename(2); not if it is still being written (EBUSY), nor
 // if its time is 1970 (EINTR), which is how a killed rsync marks a partial copy.
 // What is written to it after that is lost, and close says so (ESTALE). The kernel
@@ -141,11 +142,42 @@
 // that are listed, its metadata with the image, and until then unlink succeeds and
 // removes nothing, which the log tells.
 //
+// With an image go all its disks. In NAME.disks the same rules hold for the names of one
+// data disk, which goes alone, and not while any disk of the machine is in use; those
+// of greater numbers wait then. A boot disk, and what an ova holds, go with the image.
+//
 // An image that cannot be read has no file that could be removed; chromogenic rm can.
 //
 // A program that writes over an image and removes the file drops what it was writing;
 // the image stays, and it is told so (EPERM, or EBUSY with AllowDelete). Live machines
-// are never removed, nor are directories but those with a leading dot (EPERM).
+// are never removed, nor are directories but those that mkdir has made (EPERM).
+//
+// # Machines of several disks
+//
+// NAME.FMT is the boot disk, but NAME.ova all disks. NAME.disks/ has the data disks,
+// by their numbers: the device is for people, and any will do in a lookup. 0 is the
+// boot disk there too; it resolves and is not listed. A disk whose file has a time of
+// its own shows that. A machine of one disk has no such directory, until mkdir makes
+// it; who has made it, and writes there for the first time, finds in it what he has
+// written himself, for cp takes a directory of its own for empty.
+//
+// What is written there becomes a data disk of NAME, under the rules of Writing, as a
+// job of its own: the same disk under its number is a success without work, another one
+// EEXIST, or takes its place (AllowReplace), and the other disks stay. So does the
+// machine when it is NAME.FMT that is written. It joins the machine when that has a disk
+// of every smaller number, in whatever order they come; an ova over what is there adds
+// what is missing. Until then it waits at the provider: it can be read, over restarts
+// too, its directory resolves and is not listed, and no image shows it. After an hour
+// that is a failure, with ENOENT in .chromogenic/errors and at the file; the disk is
+// kept, and goes with rm and AllowDelete, or chromogenic rm. So a copy that is cut off
+// never leaves a part of a disk, but may leave a machine without its last disks, which
+// the next run adds. To an image that is kept as an ova no disk is added (EEXIST).
+//
+// Each file of a live machine is captured on its own; NAME.ova, and a capture that is
+// kept, have all disks at one moment.
+//
+// A copy of NAME.raw, qcow2 or vmdk is one of the boot disk. If the others are not there
+// either, its record and .chromogenic/jobs/ID/log have a note.
 //
 // # Metadata
 //

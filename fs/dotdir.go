@@ -8,12 +8,12 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// dotDir is a directory of unfinished copies in images/: the .~tmp~ and
-// --partial-dir of rsync. It holds files and no directories.
+// dotDir is a directory of unfinished copies in images/, or in the disks of a machine
+// there: the .~tmp~ and --partial-dir of rsync. It holds files and no directories.
 type dotDir struct {
 	dirNode
 	kind *kindNode
-	name string
+	name string // its key in the folder
 }
 
 var (
@@ -58,7 +58,7 @@ func (d *dotDir) Create(ctx context.Context, name string, flags, _ uint32, out *
 	err := d.kind.writable()
 	g := newStaged(d.kind.folder, d.key(name), join(d.path, name), callerProcess(ctx))
 	if err == nil {
-		err = d.kind.begin(ctx, g, name)
+		err = d.kind.begin(ctx, g, meant(g.key))
 	}
 	if err != nil {
 		return nil, nil, 0, d.fail("create", name, err)

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
@@ -44,13 +45,18 @@ func TestFirstDifference(t *testing.T) {
 }
 
 func TestMeant(t *testing.T) {
-	for file, want := range map[string]string{
-		".web.raw.a1B2c3": "web raw", ".web.raw": "web raw", "web.qcow2": "web qcow2", ".web.img.XyZ123": "web raw",
-		".a.b.c.raw.QwErTy": "a.b.c raw", ".web": "", ".": "", "..raw": "", ".raw.abcdef": "", ".web.txt.abcdef": "",
+	for key, want := range map[string]string{
+		".web.raw.a1B2c3": "web 0 raw", ".web.raw": "web 0 raw", ".~tmp~/web.qcow2": "web 0 qcow2", ".web.img.XyZ123": "web 0 raw",
+		".a.b.c.raw.QwErTy": "a.b.c 0 raw", ".web": "", ".": "", "..raw": "", ".raw.abcdef": "", ".web.txt.abcdef": "",
+		"web.disks/.1-vdb.raw.a1B2c3": "web 1 raw", "web.disks/.~tmp~/2-vdc.qcow2": "web 2 qcow2",
+		"web.disks/.0.raw": "web 0 raw", "web.disks/.web.raw.a1B2c3": "", ".~tmp~/1-vdb.raw": "1-vdb 0 raw",
 	} {
-		stem, f, ok := meant(file)
-		if got := strings.TrimSpace(stem + " " + f.Name); ok != (want != "") || ok && got != want {
-			t.Errorf("%s: %q %v, want %q", file, got, ok, want)
+		got := ""
+		if to := meant(key); to != nil {
+			got = fmt.Sprint(to.name, " ", to.disk, " ", to.format.Name)
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", key, got, want)
 		}
 	}
 }

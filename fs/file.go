@@ -12,6 +12,7 @@ import (
 
 	"chromogenic/disk"
 	"chromogenic/pipeline"
+	"chromogenic/providers"
 )
 
 // imageFile is an image in a format: bytes that never change. Another version of
@@ -22,7 +23,7 @@ type imageFile struct {
 	path string
 	ref  pipeline.Ref
 	stat atomic.Pointer[pipeline.Stat] // never nil
-	part bool                          // one of .disks/, which is not written
+	part bool                          // one of .disks/
 
 	props atomic.Pointer[map[string]string] // as they were set through this node; nil for those of the entry
 }
@@ -51,7 +52,7 @@ func (f *imageFile) fail(op string, err error) syscall.Errno { return f.kind.t.f
 
 // attr is what stat(2) shows: all of it follows from the entry.
 func (f *imageFile) attr(out *fuse.Attr) {
-	when := f.ref.Entry.Updated
+	when := f.ref.Updated()
 	if when.IsZero() {
 		when = f.ref.Entry.Created
 	}
@@ -102,7 +103,7 @@ func (f *imageFile) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, 
 	case truncate:
 		return nil, 0, f.fail("open", errReader())
 	}
-	if f.kind.folder != nil && !f.part && f.kind.folder.unfinished(f.key(), callerProcess(ctx)) != nil {
+	if f.kind.folder != nil && f.kind.folder.unfinished(f.goal().key(), callerProcess(ctx)) != nil {
 		return nil, 0, syscall.ESTALE // the writer looks at what it has written
 	}
 	if f.outdated(ctx) {
@@ -134,6 +135,11 @@ func (f *imageFile) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, 
 // a program that sets the time of what it has copied makes one, or under another
 // id, as a rename gives a folder's image.
 func (f *imageFile) outdated(ctx context.Context) bool {
+	if f.ref.Entry.Kind == providers.Disks {
+		w, err := f.kind.waiting(ctx, f.ref.Entry.Name)
+		now, ok := w[f.ref.Entry.Waiting.Number]
+		return err == nil && (!ok || now.ID != f.ref.Entry.ID || now.Version != f.ref.Entry.Version)
+	}
 	x, err := f.kind.index(ctx)
 	if err != nil {
 		return false // what is open may be read on
@@ -272,7 +278,7 @@ func (f *imageFile) setattr(ctx context.Context, in *fuse.SetAttrIn) error {
 	}
 	if when, ok := in.GetMTime(); ok {
 		// A signal must not leave half of a copy's attributes unset.
-		_, err := f.kind.t.p.SetMtime(context.WithoutCancel(ctx), f.ref.Site, f.ref.Entry, when)
+		_, err := f.kind.t.p.SetMtime(context.WithoutCancel(ctx), f.ref, when)
 		return err
 	}
 	return nil

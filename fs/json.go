@@ -353,7 +353,7 @@ func (g *staged) setMeta(ctx context.Context, name string, mtime time.Time) erro
 const settleTime = 15 * time.Second
 
 // settleMeta gives waiting metadata to images that have come by other ways, and
-// tells of what has waited in vain, until the mount ends.
+// tells of what has waited in vain, data disks too, until the mount ends.
 func (t *tree) settleMeta() {
 	tick := time.NewTicker(settleTime)
 	defer tick.Stop()
@@ -365,6 +365,9 @@ func (t *tree) settleMeta() {
 		}
 		for _, h := range t.p.SettleMeta(t.ctx) {
 			t.gaveUp(h)
+		}
+		for _, o := range t.p.OverdueDisks(t.ctx) {
+			t.overdue(o)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,22 +37,19 @@ var (
 	_ gofuse.NodeMknoder        = (*kindNode)(nil)
 )
 
-// byIDName and disksExt name the directories that resolve and are not listed.
-const (
-	byIDName = "by-id"
-	disksExt = ".disks"
-)
+// byIDName is the directory that resolves and is not listed.
+const byIDName = "by-id"
 
-// Lookup finds, in this order: what is being written, the directories that are
-// not listed, and an image by its shown name or its id.
+// Lookup finds, in this order: dot-names, the directories of ids and of the disks of a
+// machine, what is being written, and an image by its shown name or its id.
 func (k *kindNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
 	if strings.HasPrefix(name, ".") {
-		return k.lookupHidden(ctx, name, out)
+		return k.lookupHidden(ctx, &k.dirNode, name, name, out)
 	}
 	if name == byIDName {
 		return k.attach(ctx, &byIDNode{fixedDir{k.sub(name)}, k}, join(k.path, name), out), 0
 	}
-	if stem, ok := strings.CutSuffix(name, disksExt); ok && stem != "" {
+	if stem, ok := disksStem(name); ok {
 		return k.lookupDisks(ctx, name, stem, out)
 	}
 	stem, f, ok := k.parse(name)
@@ -84,17 +82,18 @@ func (k *kindNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 	return k.image(ctx, &k.dirNode, name, pipeline.Ref{Site: k.site, Entry: n.Entry, Format: f.Name}, out)
 }
 
-// lookupHidden finds a dot-name: a file or directory for unfinished copies.
-func (k *kindNode) lookupHidden(ctx context.Context, name string, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
+// lookupHidden finds a dot-name in a directory, by its key: a file or directory for
+// unfinished copies.
+func (k *kindNode) lookupHidden(ctx context.Context, at *dirNode, key, name string, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
 	if k.folder == nil {
 		return nil, syscall.ENOENT
 	}
-	g, dir := k.folder.hidden(name)
+	g, dir := k.folder.hidden(key)
 	switch {
 	case g != nil:
-		return g.attach(ctx, &k.dirNode, out), 0
+		return g.attach(ctx, at, out), 0
 	case dir:
-		return k.attach(ctx, &dotDir{dirNode: k.sub(name), kind: k, name: name}, join(k.path, name), out), 0
+		return at.attach(ctx, &dotDir{dirNode: at.sub(name), kind: k, name: key}, join(at.path, name), out), 0
 	}
 	return nil, syscall.ENOENT
 }
@@ -167,10 +166,18 @@ func (k *kindNode) OpendirHandle(ctx context.Context, _ uint32) (gofuse.FileHand
 	for _, f := range shown {
 		files = append(files, fuse.DirEntry{Mode: syscall.S_IFREG, Name: f.name(), Ino: k.inode(f.ref, false)})
 	}
-	if k.folder != nil {
-		files = append(files, k.folder.list("", k.path)...)
+	dirs, err := k.sets(ctx)
+	if err != nil {
+		return nil, 0, k.fail("readdir", "", err)
 	}
-	return k.listDir(files), 0, 0
+	if k.folder != nil {
+		for _, d := range k.folder.list("", k.path) {
+			if !slices.ContainsFunc(dirs, func(e fuse.DirEntry) bool { return e.Name == d.Name }) {
+				dirs = append(dirs, d)
+			}
+		}
+	}
+	return k.listDir(append(files, dirs...)), 0, 0
 }
 
 // Setattr accepts mode, owner and times of a directory of images, which rsync

@@ -96,7 +96,7 @@ func (m *testMount) mount(t *testing.T, o Options, change func(o *pipeline.Optio
 	}
 	var sites []pipeline.Site
 	for _, x := range []struct{ name, dir string }{{"a", m.a}, {"b", m.b}} {
-		p, err := local.New(local.Options{Name: x.name, Images: x.dir, Instances: x.dir + "-instances", Formats: exts})
+		p, err := local.New(local.Options{Name: x.name, Images: x.dir, Instances: x.dir + "-instances", Formats: exts, Machines: []string{"ova", "ovf"}})
 		if err != nil {
 			t.Fatal(err)
 		}

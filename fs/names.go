@@ -98,6 +98,25 @@ func Parse(file string) (stem string, f formats.Format, ok bool) {
 	return stem, f, ok && stem != ""
 }
 
+// disksExt ends the name of the directory of a machine's data disks.
+const disksExt = ".disks"
+
+// ParseDisk takes the name of a file of such a directory apart: <n>-<device>.<fmt>,
+// where 0 is the boot disk. The device, which may be left out, is for people. It is
+// false for a name of another sort, and for formats that hold whole machines.
+func ParseDisk(file string) (n int, device string, f formats.Format, ok bool) {
+	stem, f, ok := Parse(file)
+	digits, device, _ := strings.Cut(stem, "-")
+	n, err := strconv.Atoi(digits)
+	ok = ok && err == nil && n >= 0 && n < providers.MaxDisks && digits == strconv.Itoa(n) && !f.Machine
+	return n, Decode(device), f, ok
+}
+
+// DiskStem is the name of a disk of a machine without its extension.
+func DiskStem(n int, device string) string {
+	return cut(strconv.Itoa(n)+"-"+Encode(cmp.Or(device, "disk")), maxStem)
+}
+
 // cut shortens a stem to at most n bytes and splits neither a character nor an
 // escape.
 func cut(stem string, n int) string {
@@ -245,21 +264,32 @@ type Place struct {
 	Kind     providers.Kind
 	Stem     string // for Find; empty for the whole directory
 	Format   string // of the table; empty when none is named
+	Disk     int    // of a machine, where InDisks
+	Device   string // that it is called there
+	InDisks  bool   // one disk is named, as NAME.disks/N
 }
 
 // placeSyntax tells a place from a plain path: a provider's name, then the name
 // of a directory.
 var placeSyntax = regexp.MustCompile(`^([a-z0-9][a-z0-9_-]*):(images|instances)(/.*)?$`)
 
-// ParsePlace reads PROVIDER:images/NAME[.FMT] and
-// PROVIDER:instances/NAME[@TIME][.FMT]. It is false for anything else,
-// which is a path of the host.
+// ParsePlace reads PROVIDER:images/NAME[.FMT], PROVIDER:instances/NAME[@TIME][.FMT],
+// and of both NAME.disks/N[-DEVICE][.FMT]. It is false for anything else, which is a
+// path of the host.
 func ParsePlace(s string) (p Place, ok bool, err error) {
 	m := placeSyntax.FindStringSubmatch(s)
 	if m == nil {
 		return Place{}, false, nil
 	}
 	p = Place{Provider: m[1], Kind: providers.Kind(m[2]), Stem: strings.TrimPrefix(m[3], "/")}
+	if stem, file, ok := strings.Cut(p.Stem, disksExt+"/"); ok && stem != "" && !strings.ContainsRune(stem, '/') {
+		if n, device, f, ok := parseDiskPlace(file); ok {
+			p.Stem, p.Disk, p.Device, p.Format, p.InDisks = stem, n, device, f, true
+			return p, true, nil
+		}
+		err := disk.Errorf(disk.Invalid, "parse place %q: %q names no disk", s, file)
+		return Place{}, true, disk.Hint(err, "disks are called NUMBER-DEVICE.FORMAT; 0 is the boot disk, and NUMBER will do")
+	}
 	if stem, f, known := Parse(p.Stem); known {
 		p.Stem, p.Format = stem, f.Name
 	}
@@ -268,4 +298,16 @@ func ParsePlace(s string) (p Place, ok bool, err error) {
 		return Place{}, true, disk.Hint(err, "write a slash in the name of an image as %%2F")
 	}
 	return p, true, nil
+}
+
+// parseDiskPlace is ParseDisk where the format may be left out.
+func parseDiskPlace(file string) (n int, device, format string, ok bool) {
+	if n, device, f, ok := ParseDisk(file); ok {
+		return n, device, f.Name, true
+	}
+	if _, _, known := formats.ByExt(file); known {
+		return 0, "", "", false
+	}
+	n, device, _, ok = ParseDisk(file + ".raw")
+	return n, device, "", ok
 }

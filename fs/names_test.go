@@ -184,27 +184,60 @@ func TestParsePlace(t *testing.T) {
 		ok bool
 	}
 	for s, want := range map[string]result{
-		"office:images/web.qcow2":                   {Place{"office", "images", "web", "qcow2"}, true},
-		"office:images/web":                         {Place{"office", "images", "web", ""}, true},
-		"office:images/":                            {Place{"office", "images", "", ""}, true},
-		"office:images":                             {Place{"office", "images", "", ""}, true},
-		"a-1_b:instances/x.img":                     {Place{"a-1_b", "instances", "x", "raw"}, true},
-		"office:instances/web@20261121T030000Z":     {Place{"office", "instances", "web@20261121T030000Z", ""}, true},
-		"office:instances/web@20261121T030000Z.ova": {Place{"office", "instances", "web@20261121T030000Z", "ova"}, true},
+		"office:images/web.qcow2":                   {Place{Provider: "office", Kind: "images", Stem: "web", Format: "qcow2"}, true},
+		"office:images/web":                         {Place{Provider: "office", Kind: "images", Stem: "web"}, true},
+		"office:images/":                            {Place{Provider: "office", Kind: "images", Stem: ""}, true},
+		"office:images":                             {Place{Provider: "office", Kind: "images", Stem: ""}, true},
+		"a-1_b:instances/x.img":                     {Place{Provider: "a-1_b", Kind: "instances", Stem: "x", Format: "raw"}, true},
+		"office:instances/web@20261121T030000Z":     {Place{Provider: "office", Kind: "instances", Stem: "web@20261121T030000Z"}, true},
+		"office:instances/web@20261121T030000Z.ova": {Place{Provider: "office", Kind: "instances", Stem: "web@20261121T030000Z", Format: "ova"}, true},
+		"office:images/web.disks/1-vdb.qcow2":       {Place{Provider: "office", Kind: "images", Stem: "web", Format: "qcow2", Disk: 1, Device: "vdb", InDisks: true}, true},
+		"office:images/a.b.disks/0":                 {Place{Provider: "office", Kind: "images", Stem: "a.b", InDisks: true}, true},
+		"office:images/web.disks/12-a%2Fb":          {Place{Provider: "office", Kind: "images", Stem: "web", Disk: 12, Device: "a/b", InDisks: true}, true},
+		"office:instances/vm.disks/3.raw":           {Place{Provider: "office", Kind: "instances", Stem: "vm", Format: "raw", Disk: 3, InDisks: true}, true},
+		"office:images/web.disks":                   {Place{Provider: "office", Kind: "images", Stem: "web.disks"}, true},
 		"office:other/web":                          {},
 		"/tmp/office:images/x.raw":                  {},
 		"Office:images/x.raw":                       {},
 		"x.raw":                                     {},
 		"office:imagesx/y":                          {},
-		"office:images/a%2Fb.qcow2":                 {Place{"office", "images", "a%2Fb", "qcow2"}, true},
+		"office:images/a%2Fb.qcow2":                 {Place{Provider: "office", Kind: "images", Stem: "a%2Fb", Format: "qcow2"}, true},
 	} {
 		p, ok, err := ParsePlace(s)
 		if err != nil || cmp.Diff(want, result{p, ok}, cmp.AllowUnexported(result{})) != "" {
 			t.Errorf("ParsePlace(%q) = %+v, %v, %v, want %+v", s, p, ok, err, want)
 		}
 	}
-	if _, ok, err := ParsePlace("office:images/a/b.raw"); !ok || err == nil {
-		t.Error("a slash in a name is no error")
+	for _, s := range []string{
+		"office:images/a/b.raw", "office:images/web.disks/", "office:images/web.disks/vdb.raw", "office:images/web.disks/1-vdb.ova",
+		"office:images/web.disks/256.raw", "office:images/web.disks/01.raw", "office:images/.disks/1.raw", "office:images/a/b.disks/1.raw",
+	} {
+		if _, ok, err := ParsePlace(s); !ok || err == nil {
+			t.Errorf("ParsePlace(%q) is no error", s)
+		}
+	}
+}
+
+func TestParseDisk(t *testing.T) {
+	for file, want := range map[string]struct {
+		n      int
+		device string
+		format string
+	}{
+		"0-vda.raw": {0, "vda", "raw"}, "1-vdb.qcow2": {1, "vdb", "qcow2"}, "255-x.img": {255, "x", "raw"}, "7.vmdk": {7, "", "vmdk"},
+		"1-a-b%2Fc.raw": {1, "a-b/c", "raw"}, "10-.raw": {10, "", "raw"},
+		"256-x.raw": {}, "-1.raw": {}, "01-x.raw": {}, "+1-x.raw": {}, "1-x.ova": {}, "1-x.ovf": {}, "1-x": {}, "x.raw": {}, "1-x.json": {}, "": {}, ".1-x.raw": {},
+	} {
+		n, device, f, ok := ParseDisk(file)
+		if ok != (want.format != "") || ok && (n != want.n || device != want.device || f.Name != want.format) {
+			t.Errorf("ParseDisk(%q) = %d, %q, %q, %v, want %v", file, n, device, f.Name, ok, want)
+		}
+	}
+	for _, device := range []string{"vdb", "", "a/b", "größe", "x.raw", "~", strings.Repeat("d", 300)} {
+		n, got, _, ok := ParseDisk(DiskStem(3, device) + ".qcow2")
+		if want := device; !ok || n != 3 || got != want && device != "" && len(device) < 200 {
+			t.Errorf("disk 3 of device %q is parsed as %d of %q, %v", want, n, got, ok)
+		}
 	}
 }
 
@@ -225,6 +258,10 @@ func FuzzNames(f *testing.F) {
 			t.Fatalf("Encode(%q) = %q ends in an extension", a, enc)
 		}
 		Decode(b)
+		n, device, _, ok := ParseDisk(DiskStem(7, b) + ".raw")
+		if !ok || n != 7 || b != "" && len(b) < 60 && device != b { // an escape takes three bytes
+			t.Fatalf("the name of disk 7 of device %q is parsed as %d of %q, %v", b, n, device, ok)
+		}
 		entries := listingOf(a, b, a)
 		seen := map[string]bool{}
 		for _, n := range Shown(entries) {

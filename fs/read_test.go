@@ -45,9 +45,6 @@ func TestTree(t *testing.T) {
 	if to, err := os.Readlink(m.path("a/images/by-id/web%2Eraw.vmdk")); to != "../web.vmdk" {
 		t.Errorf("by-id leads to %q, %v", to, err)
 	}
-	if got := list(t, m.path("a/images/web.disks")); !cmp.Equal(got, []string{"1-disk.qcow2", "1-disk.raw", "1-disk.vmdk"}) {
-		t.Errorf("web.disks holds %q", got)
-	}
 	_, err := os.Stat(m.path("a/images/broken.raw"))
 	wantErrno(t, "stat of a damaged image", err, syscall.EBADMSG)
 	if got := errorAt(t, m.path("a/images")); !strings.Contains(got, "CHR-0012") || !strings.Contains(got, "broken.raw") {
@@ -260,24 +257,6 @@ func TestPageCache(t *testing.T) {
 	}
 }
 
-// TestDisksApart: a disk of an image is another file than the image, though it
-// has the same bytes.
-func TestDisksApart(t *testing.T) {
-	m, _ := withWeb(t)
-	var image, part syscall.Stat_t
-	for path, st := range map[string]*syscall.Stat_t{"a/images/web.raw": &image, "a/images/web.disks/1-disk.raw": &part} {
-		if err := syscall.Stat(m.path(path), st); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if image.Ino == part.Ino {
-		t.Errorf("both are inode %d", part.Ino)
-	}
-	if got := run(t, 0, "ls", "-i", m.path("a/images/web.disks")); !strings.Contains(got, fmt.Sprintf("%d 1-disk.raw\n", part.Ino)) {
-		t.Errorf("readdir gives another inode than %d:\n%s", part.Ino, got)
-	}
-}
-
 // TestListedFormats: a format is listed where it can be read, in every directory.
 func TestListedFormats(t *testing.T) {
 	m := mountTwo(t, func(m *testMount, o *Options) {
@@ -288,7 +267,7 @@ func TestListedFormats(t *testing.T) {
 			t.Skipf("SKIPPED, NOT TESTED: a sparse file of 2 TiB: %v", err)
 		}
 	})
-	for dir, want := range map[string]string{"": "big.raw", "by-id": "big%2Eraw.raw", "big.disks": "1-disk.raw"} {
+	for dir, want := range map[string]string{"": "big.raw", "by-id": "big%2Eraw.raw"} {
 		if got := list(t, m.path("a/images/"+dir)); !cmp.Equal(got, []string{want}) {
 			t.Errorf("images/%s lists %q, want %s", dir, got, want)
 		}

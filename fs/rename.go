@@ -51,12 +51,16 @@ func (k *kindNode) move(ctx context.Context, key, name string, to gofuse.InodeEm
 		return disk.Hint(err, "copy it with cp, and remove the original where it lives")
 	}
 	noReplace := flags&unix.RENAME_NOREPLACE != 0
+	if _, dir := disksStem(name); dir && key == "" {
+		err := disk.Errorf(disk.Policy, "rename %q: the directory has the name of its image", name)
+		return disk.Hint(err, "rename the image; its disks go with it")
+	}
 	switch {
 	case key != "" && newKey != "":
 		return folder.rename(key, newKey, newPath, noReplace)
 	case key != "":
-		return k.publish(ctx, key, newName, noReplace)
-	case newKey != "":
+		return k.publish(ctx, key, to, newName, noReplace)
+	case newKey != "", k.inDisks(to):
 		err := disk.Errorf(disk.Policy, "rename %q to %q: an image keeps a public name", name, newName)
 		return disk.Hint(err, "names with a leading dot are for unfinished copies")
 	}
@@ -74,6 +78,11 @@ func destination(to gofuse.InodeEmbedder, name string) (f *folder, key, path str
 		return d.folder, key, join(d.path, name)
 	case *dotDir:
 		return d.kind.folder, d.key(name), join(d.path, name)
+	case *disksNode:
+		if strings.HasPrefix(name, ".") {
+			key = d.key(name)
+		}
+		return d.kind.folder, key, join(d.path, name)
 	}
 	return nil, "", ""
 }
@@ -97,7 +106,7 @@ func (f *folder) rekey(from, to, path string, noReplace bool) (old *staged, err 
 		return nil, disk.Errorf(disk.NotFound, "rename: there is no unfinished file of that name")
 	case g == old:
 		return nil, nil
-	case f.dirs[to], old != nil && noReplace:
+	case f.dirs[to] != nil, old != nil && noReplace:
 		return nil, disk.Errorf(disk.Exists, "rename: the name is taken")
 	}
 	delete(f.files, from)
@@ -110,8 +119,8 @@ func (f *folder) rekey(from, to, path string, noReplace bool) (old *staged, err 
 
 // publish makes an image of an unfinished file: what rsync, and everybody who
 // writes carefully, ends with.
-func (k *kindNode) publish(ctx context.Context, key, newName string, noReplace bool) error {
-	stem, f, err := target(newName)
+func (k *kindNode) publish(ctx context.Context, key string, dir gofuse.InodeEmbedder, newName string, noReplace bool) error {
+	to, there, err := k.target(ctx, dir, newName)
 	if err != nil {
 		return err
 	}
@@ -119,27 +128,33 @@ func (k *kindNode) publish(ctx context.Context, key, newName string, noReplace b
 	if g == nil {
 		return disk.Errorf(disk.NotFound, "rename: there is no unfinished file of that name")
 	}
-	if noReplace {
-		n, err := k.find(ctx, stem)
-		if err != nil {
-			return err
-		}
-		if n != nil {
-			return disk.Errorf(disk.Exists, "rename to %q: the image exists", newName)
-		}
+	if noReplace && there {
+		return disk.Errorf(disk.Exists, "rename to %q: the image exists", newName)
 	}
-	path := join(k.path, newName)
-	if err := g.commit(ctx, Decode(stem), f, path); err != nil {
+	if err := g.commit(ctx, to); err != nil {
 		return err
 	}
 	k.folder.remove(g)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.path = path
+	g.path = to.path
 	if g.opens == 0 {
 		g.spool.Close()
 	}
 	return nil
+}
+
+// target is what a public name in a directory will be, and whether it is there.
+func (k *kindNode) target(ctx context.Context, dir gofuse.InodeEmbedder, name string) (to goal, there bool, err error) {
+	if d, ok := dir.(*disksNode); ok {
+		return d.target(ctx, name)
+	}
+	stem, f, err := target(name)
+	if err != nil {
+		return to, false, err
+	}
+	n, err := k.find(ctx, stem)
+	return goal{name: Decode(stem), format: f, path: join(k.path, name)}, n != nil, err
 }
 
 // ready tells why an unfinished file is not to be published by a rename. It is

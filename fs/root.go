@@ -68,7 +68,7 @@ func (t *tree) folder(site string, v view) *folder {
 			return f
 		}
 	}
-	f := &folder{t: t, site: site, view: v, files: map[string]*staged{}, dirs: map[string]bool{}}
+	f := &folder{t: t, site: site, view: v, files: map[string]*staged{}, dirs: map[string]*madeDir{}}
 	t.folders = append(t.folders, f)
 	return f
 }

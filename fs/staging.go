@@ -21,7 +21,7 @@ import (
 
 // A folder holds what is being written into one view of a site.
 //
-// Keys of files: a dot-name, a dot-directory's name and a name in it with a
+// Keys of files: a dot-name, the key of a directory and a name in it with a
 // slash between them, or writerKey. Dot-names are files like any other, seen by
 // all. A file under a public name is seen by the process that writes it and by
 // nobody else, so an unfinished image never appears under its final name. Each
@@ -33,13 +33,14 @@ type folder struct {
 
 	mu    sync.Mutex // taken before that of a staged
 	files map[string]*staged
-	dirs  map[string]bool // dot-directories
+	dirs  map[string]*madeDir // directories that were made: dot-names, and disksKey
 }
 
-// publicKey is the key of a public name, the same for all its spellings.
+// publicKey is that of a public name, the same for all its spellings.
 func publicKey(name string, f formats.Format) string { return Encode(name) + "." + f.Name }
 
-// writerKey is that of the file which a process writes under a public name.
+// writerKey is that of the file which a process writes under a public name, of that
+// publicKey or diskKey.
 func writerKey(key string, by process) string {
 	return key + "\x00" + strconv.Itoa(by.pid) + " " + by.start
 }
@@ -58,31 +59,33 @@ func (f *folder) unfinished(key string, by process) *staged {
 func (f *folder) hidden(key string) (g *staged, dir bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.files[key], f.dirs[key]
+	return f.files[key], f.dirs[key] != nil
 }
 
-// list is what a directory shows of it: dot-names, or what is in the
-// dot-directory dir.
+// list is what a directory shows of it: dot-names, or what is in the directory of
+// the key dir.
 func (f *folder) list(dir, path string) []fuse.DirEntry {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []fuse.DirEntry
 	for key, g := range f.files {
-		in, name, nested := strings.Cut(key, "/")
-		if !nested {
-			in, name = "", key
-		}
-		if !g.public() && in == dir {
+		if in, name := splitKey(key); !g.public() && in == dir {
 			out = append(out, fuse.DirEntry{Mode: syscall.S_IFREG, Name: name, Ino: g.ino})
 		}
 	}
-	for name := range f.dirs {
-		if dir == "" {
+	for key := range f.dirs {
+		if in, name := splitKey(key); in == dir {
 			out = append(out, fuse.DirEntry{Mode: syscall.S_IFDIR, Name: name, Ino: inode("directory", join(path, name))})
 		}
 	}
 	slices.SortFunc(out, func(a, b fuse.DirEntry) int { return strings.Compare(a.Name, b.Name) })
 	return out
+}
+
+// splitKey parts the key of a directory from the name in it.
+func splitKey(key string) (dir, name string) {
+	i := strings.LastIndexByte(key, '/')
+	return key[:max(i, 0)], key[i+1:]
 }
 
 // claimTime is how long a file that was reserved waits for its first open.
@@ -188,7 +191,9 @@ type staged struct {
 	qemu   bool            // the owner is one of qemu's programs
 	empty  bool            // the owner is qemu-img create, which leaves an empty disk
 	format *formats.Format // of a public name, else nil
-	name   string          // true name, of a public one
+	name   string          // true name of the image, of a public one
+	disk   int             // its number in that; 0 is the image itself
+	device string          // of a data disk
 
 	spool   *pipeline.Spool
 	content sync.RWMutex

@@ -82,7 +82,7 @@ func TestPublishWhileWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	row, _ := formats.ByName("raw")
-	err := m.staged(".x").commit(context.Background(), "x", row, "b/images/x.raw")
+	err := m.staged(".x").commit(context.Background(), goal{name: "x", format: row, path: "b/images/x.raw"})
 	if disk.KindOf(err) != disk.Busy {
 		t.Errorf("commit of a file that is being written: %v", err)
 	}

@@ -84,12 +84,36 @@ func (k *kindNode) errNoDelete(name string, n *Named) error {
 	return disk.Hint(err, "chromogenic rm %s:%s/%s, or mount with --allow-delete: either removes it in all its formats", k.site, k.view.kind, n.Name)
 }
 
+// A removable is what goes with a name, and with all others that it has: an image, or
+// one disk of it.
+type removable struct {
+	path    string                   // without the extension of a format
+	formats func() ([]string, error) // in which its directory lists it
+	remove  func(by string) error    // for good
+}
+
 // remove removes an image by one of its names, for the program that asks.
 func (k *kindNode) remove(ctx context.Context, name string, n *Named, f formats.Format) error {
-	by := callerProcess(ctx)
-	spree := k.t.sprees.of(by)
+	return k.t.removeFor(callerProcess(ctx), name, f, removable{
+		path: join(k.path, n.Name),
+		formats: func() ([]string, error) {
+			return k.listedIn(ctx, k.t.rows(), pipeline.Ref{Site: k.site, Entry: n.Entry})
+		},
+		remove: func(by string) error {
+			_, err := k.t.p.Remove(ctx, k.site, n.Entry, by)
+			if err == nil && k.folder != nil {
+				_, _ = k.folder.rmdir(disksKey(trueName(n.Entry))) // where something is being written it stays
+			}
+			return err
+		},
+	})
+}
+
+// removeFor removes something by one of its names, for a program.
+func (t *tree) removeFor(by process, name string, f formats.Format, what removable) error {
+	spree := t.sprees.of(by)
 	defer spree.done()
-	r := spree.image(join(k.path, n.Name))
+	r := spree.image(what.path)
 	fresh := !slices.Contains(r.names, f.Name)
 	r.names = append(r.names, f.Name)
 	switch {
@@ -100,7 +124,7 @@ func (k *kindNode) remove(ctx context.Context, name string, n *Named, f formats.
 		*r = removal{names: []string{f.Name}}
 	}
 	if by.syncs() {
-		all, err := k.formatsOf(ctx, n)
+		all, err := what.formats()
 		if err != nil {
 			return err
 		}
@@ -109,21 +133,23 @@ func (k *kindNode) remove(ctx context.Context, name string, n *Named, f formats.
 				continue
 			}
 			if len(r.names) == 1 {
-				k.t.log.Info("an image stays until all its names are removed", "path", join(k.path, n.Name), "for", by.String())
+				t.log.Info("an image stays until all its names are removed", "path", what.path, "for", by.String())
 			}
 			return nil
 		}
 	}
-	_, err := k.t.p.Remove(ctx, k.site, n.Entry, by.String())
+	err := what.remove(by.String())
 	r.gone = err == nil
 	return err
 }
 
-// formatsOf are the formats in which the directory lists an image.
-func (k *kindNode) formatsOf(ctx context.Context, n *Named) ([]string, error) {
+// listedIn are the formats among rows in which a directory lists an image, or one
+// disk of it.
+func (k *kindNode) listedIn(ctx context.Context, rows []formats.Format, ref pipeline.Ref) ([]string, error) {
 	var names []string
-	for _, f := range k.t.rows() {
-		show, err := k.shows(ctx, pipeline.Ref{Site: k.site, Entry: n.Entry, Format: f.Name}, f, k.cheap())
+	for _, f := range rows {
+		ref.Format = f.Name
+		show, err := k.shows(ctx, ref, f, k.cheap())
 		if err != nil {
 			return nil, err
 		}

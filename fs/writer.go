@@ -108,7 +108,7 @@ func (g *staged) setMtime(ctx context.Context, when time.Time) error {
 	if image == nil || !is {
 		return nil
 	}
-	now, err := g.folder.t.p.SetMtime(context.WithoutCancel(ctx), g.folder.site, *image, when)
+	now, err := g.folder.t.p.SetMtime(context.WithoutCancel(ctx), g.ref(*image), when)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"chromogenic/disk"
+	"chromogenic/providers"
 )
 
 // xattrPrefix begins the names of all attributes of ours.
@@ -84,7 +85,9 @@ func (f *imageFile) attrs() map[string]string {
 		"allocated":    strconv.FormatInt(f.stat.Load().Allocated, 10),
 		"guest_digest": t.p.KnownDigest(f.ref),
 	}
-	if e.VirtualSize >= 0 {
+	if f.ref.Disk > 0 {
+		m["format"] = "" // of the boot disk
+	} else if e.VirtualSize >= 0 {
 		m["virtual_size"] = strconv.FormatInt(e.VirtualSize, 10)
 	}
 	if e.Capture != nil {
@@ -129,7 +132,7 @@ func (f *imageFile) Removexattr(ctx context.Context, name string) syscall.Errno 
 
 func (f *imageFile) setProp(ctx context.Context, op, attr, value string) syscall.Errno {
 	key, ok := strings.CutPrefix(attr, propAttr)
-	if !ok || key == "" || !f.kind.view.images() {
+	if !ok || key == "" || f.ref.Entry.Kind != providers.Images {
 		return syscall.ENOTSUP // as fixedXattrs has it
 	}
 	if err := f.kind.t.letGo(ctx, func() error { return f.trySetProp(ctx, key, value) }); err != nil {

@@ -34,7 +34,7 @@ func (p *Pipeline) capture(ctx context.Context, site string, e providers.Entry, 
 		snap.Disks[i] = s.traffic.metered(p.ctx, d, over)
 	}
 	release := func() error { return taker.Release(context.WithoutCancel(ctx), snap.ID) }
-	out, err := decodeSet(snap.Disks)
+	out, err := decodeSet(snap.Disks, e.Disks, func(providers.Source) trust { return trust{} })
 	if err != nil {
 		// The snapshot goes either way; the first cause is the one to tell.
 		_ = release()
@@ -56,44 +56,4 @@ func (s *site) policed(spec providers.SnapSpec) (providers.SnapSpec, error) {
 		spec.RequireFrozen = true
 	}
 	return spec, nil
-}
-
-// decodeSet takes apart the disks of a snapshot, one container each, and makes
-// one machine of them.
-func decodeSet(disks []providers.Source) (*source, error) {
-	var all *source
-	fail := func(i int, err error) (*source, error) {
-		if all != nil {
-			_ = all.close()
-		}
-		for _, d := range disks[i:] {
-			_ = d.Close()
-		}
-		return nil, err
-	}
-	for i, d := range disks {
-		one, err := decode(d, trust{})
-		if err != nil {
-			return fail(i, fmt.Errorf("disk %d: %w", i, err))
-		}
-		if all == nil {
-			all = one
-			continue
-		}
-		all.machine.Disks = append(all.machine.Disks, one.machine.Disks...)
-		prev := all.release
-		all.release = func() error {
-			err := one.Image.Close()
-			if prev != nil {
-				if e := prev(); err == nil {
-					err = e
-				}
-			}
-			return err
-		}
-	}
-	if all == nil {
-		return nil, disk.Errorf(disk.Malformed, "the snapshot holds no disk")
-	}
-	return all, nil
 }

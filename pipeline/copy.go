@@ -19,7 +19,11 @@ type CopySpec struct {
 	Origin string     // where the bytes come from, for people: a path; with From, if that is not where it is
 	File   string     // with Image: the absolute path of the plain file that it is, so that a copy which is cut off can go on; empty for others
 
+	Machine    bool             // with From: all disks of its image are asked for, as with an ova, and not the one that it shows
 	Site, Name string           // the destination: always its images
+	Disk       int              // the number that the disk will have: 0 for an image, or a boot disk; more for a data disk of the image of that name
+	Device     string           // of a data disk; empty for no name
+	Note       string           // for the record: what the user should know of this copy; may be empty
 	Store      string           // overrides the provider's store: "", "source" or a format
 	Clean      string           // overrides the site's policy
 	Rate       Rate             // of this copy, besides the limits of the providers
@@ -65,7 +69,9 @@ func StagesOf(r *jobs.Record) []string {
 // record tells more, and is returned in both cases.
 //
 // A name that exists already with the same disk is a success without work;
-// with another it fails with Exists.
+// with another it fails with Exists. Of a machine of several disks those that are
+// missing in the image of the name are added to it, where the provider can
+// (providers.SetKeeper).
 //
 // A copy that stops after the stage Until, or whose process is told to end
 // (Suspend), leaves what it has made, and its record says Interrupted.
@@ -89,6 +95,7 @@ func (j *job) run(ctx context.Context) error {
 	if err := j.stage(stageCompare, func() error { return j.compare(ctx) }); err != nil || j.rec.Unchanged {
 		return err
 	}
+	j.noteAlone()
 	if err := j.clean(); err != nil {
 		return err
 	}
@@ -111,11 +118,11 @@ func (j *job) run(ctx context.Context) error {
 // late is the end of a copy whose name another writer has taken meanwhile. If that
 // one has stored the same disk there is nothing left to do.
 func (j *job) late(ctx context.Context, taken error) error {
-	if j.upload != nil {
-		if err := j.upload.Abort(context.WithoutCancel(ctx)); err != nil {
+	for _, p := range j.pieces {
+		if err := j.undo(context.WithoutCancel(ctx), p); err != nil {
 			return errors.Join(taken, fmt.Errorf("remove what was sent: %w", err))
 		}
-		j.upload = nil
+		p.upload, p.made = nil, nil
 	}
 	j.p.Forget(j.spec.Site) // what it lists is older than the other image
 	if err := j.stage(stageCompare, func() error { return j.compare(ctx) }); err != nil || j.rec.Unchanged {
@@ -133,14 +140,19 @@ func (p *Pipeline) Plan(ctx context.Context, spec CopySpec) (rec *jobs.Record, e
 	for _, do := range []func() error{
 		func() error { return j.check(ctx) },
 		j.look,
+		j.ask,
 		j.layOut,
 	} {
 		if err := do(); err != nil {
 			return rec, err
 		}
 	}
+	j.noteAlone()
 	rec.State = jobs.Planned
-	notes := map[string]string{stageLayOut: j.format, stageSend: fmt.Sprintf("%d bytes", rec.Bytes)}
+	notes := map[string]string{stageLayOut: rec.Format, stageSend: fmt.Sprintf("%d bytes", rec.Bytes)}
+	if n := len(rec.Disks); n > 1 {
+		notes[stageLayOut] += fmt.Sprintf(", %d disks", n)
+	}
 	if taken, err := j.taken(ctx); err != nil {
 		return rec, err
 	} else if len(taken) > 0 {

@@ -11,70 +11,146 @@ import (
 	"chromogenic/providers"
 )
 
-// natural is the format that store: source asks for: the source's own container
-// where it is known, else as handed over. An ova or qcow2 that was only a view
-// is never stored.
-func (j *job) natural() string {
-	if j.diskOf() > 0 {
-		return formatRaw // one disk of a machine is not its container
+// natural is the format that store: source asks for, of one disk of the source: its
+// own container where it is known, else as handed over. An ova or qcow2 that was only
+// a view is never stored.
+func (j *job) natural(n int) string {
+	f, v := j.src.facts, j.spec.From
+	own, ok := f.own(n)
+	switch {
+	case f.Format == formatOVF && len(f.Disks) == 1:
+		return formatOVA
+	case n == 0 && (!isMachine(f.Format) || len(f.Disks) == 1):
+		return f.Format
+	case n > 0 && ok:
+		return own.Format
+	case v != nil && !isMachine(v.Ref.Format):
+		return v.Ref.Format
 	}
-	if f := j.src.facts.Format; f != formatOVF {
-		return f
-	}
-	return formatOVA
+	return formatRaw
 }
 
-// layOut chooses the format and makes the bytes to send.
+// layOut chooses the formats and makes the bytes to send.
 func (j *job) layOut() error {
-	want := j.natural()
-	accepts, err := j.uploader.Accepts(providers.Spec{
-		Job: j.rec.ID, Name: j.spec.Name, Format: want, Store: j.spec.Store, Size: -1,
-	})
+	var err error
+	if j.machineAsked() && len(j.src.facts.Disks) > 1 {
+		err = j.layOutMachine()
+	} else {
+		err = j.layOutDisks()
+	}
 	if err != nil {
 		return err
 	}
+	j.rec.Bytes, j.rec.Disks = 0, nil
+	for _, p := range j.pieces {
+		n, err := disk.Allocated(p.payload)
+		if err != nil {
+			return err
+		}
+		j.rec.Bytes += n
+		j.rec.Disks = append(j.rec.Disks, jobs.Disk{
+			Number: p.to, Device: p.device, Format: p.format, Bytes: n, VirtualSize: j.src.facts.Disks[p.from].Size,
+		})
+	}
+	j.rec.Format = j.rec.Disks[0].Format
+	if len(j.rec.Disks) == 1 {
+		j.rec.Disks = nil
+	}
+	return j.fits()
+}
+
+// fits refuses several disks that have no room together; of one alone the provider
+// says so.
+func (j *job) fits() error {
+	r, ok := j.site.provider.(providers.Roomer)
+	if !ok || len(j.pieces) < 2 {
+		return nil
+	}
+	if room, known := r.Room(j.p.ctx); known && j.rec.Bytes > room {
+		return disk.Errorf(disk.NoSpace, "send %d disks to provider %q: they have %d bytes, and it has room for %d", len(j.pieces), j.spec.Site, j.rec.Bytes, room)
+	}
+	return nil
+}
+
+// accepted is the format in which the destination keeps what has a format.
+func (j *job) accepted(format string) (string, error) {
+	accepts, err := j.uploader.Accepts(providers.Spec{
+		Job: j.rec.ID, Name: j.spec.Name, Format: format, Store: j.spec.Store, Size: -1,
+	})
+	if err != nil {
+		return "", err
+	}
 	if len(accepts) == 0 {
-		return disk.Errorf(disk.Unsupported, "send to provider %q: it accepts no format", j.spec.Site)
+		return "", disk.Errorf(disk.Unsupported, "send to provider %q: it accepts no format", j.spec.Site)
 	}
-	j.format = accepts[0]
-	j.rec.Format = j.format
-	if n := len(j.src.facts.Disks); n > 1 && j.machineAsked() && j.format != formatOVA {
-		err := disk.Errorf(disk.Unsupported, "store as %s: the machine has %d disks, and a %s file holds one", j.format, n, j.format)
-		return disk.Hint(err, "store it as ova (store: source, or --store ova), or copy its disks one by one out of .disks/")
+	return accepts[0], nil
+}
+
+// layOutMachine lays out all disks of a machine: in one file where the source is one
+// too, and nothing of the machine is there yet; otherwise as a set. Where that cannot
+// be kept it is one file, or none.
+func (j *job) layOutMachine() error {
+	whole := len(j.pieces) == len(j.src.facts.Disks) && j.grows == nil && j.waiting == 0
+	if whole && (isMachine(j.src.facts.Format) || j.keeper == nil) {
+		format, err := j.accepted(formatOVA)
+		if err != nil {
+			return err
+		}
+		if isMachine(format) {
+			j.pieces = j.pieces[:1]
+			return j.layOutPiece(j.pieces[0], format)
+		}
+		if j.keeper == nil {
+			n := len(j.src.facts.Disks)
+			err := disk.Errorf(disk.Unsupported, "store as %s: the machine has %d disks, and provider %q keeps one in an image", format, n, j.spec.Site)
+			return disk.Hint(err, "copy its disks one by one, as images of their own: %s.disks/N", j.src.Ref.Entry.Name)
+		}
 	}
+	return j.layOutDisks()
+}
+
+// layOutDisks lays out disks, each in a file of its own.
+func (j *job) layOutDisks() error {
+	for _, p := range j.pieces {
+		format, err := j.accepted(j.natural(p.from))
+		if err != nil {
+			return err
+		}
+		if isMachine(format) && (p.to > 0 || j.machineAsked() && len(j.src.facts.Disks) > 1) {
+			format, err = j.accepted(formatRaw) // one disk of a machine is not its container
+		}
+		if err == nil && isMachine(format) && p.to > 0 {
+			err = disk.Errorf(disk.Unsupported, "store disk %d as %s: it holds a machine", p.to, format)
+		}
+		if err != nil {
+			return err
+		}
+		if err := j.layOutPiece(p, format); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (j *job) layOutPiece(p *piece, format string) error {
+	p.format = format
 	wrap := func(i int, img disk.Image) disk.Image {
 		d := disk.NewDigester(img)
-		if i == j.diskOf() {
-			j.guest = d
+		if i == p.from {
+			p.guest = d
 		}
 		return d
 	}
-	if j.format == formatRaw {
+	if format == formatRaw {
 		wrap = nil // the bytes sent are the disk: one digest serves for both
 	}
-	img, err := j.src.lay(j.format, j.diskOf(), wrap)
+	img, err := j.src.lay(format, p.from, wrap)
 	if err != nil {
 		return err
 	}
-	j.bytes = disk.NewDigester(img)
-	j.payload = j.bytes
-	j.rec.Bytes, err = disk.Allocated(img)
-	return err
-}
-
-// machineAsked tells whether all disks of the source are to be copied, and not
-// the boot disk or another alone.
-func (j *job) machineAsked() bool {
-	v := j.spec.From
-	return v == nil || v.Ref.Format == formatOVA && v.Ref.Disk == 0
-}
-
-// diskOf is the disk that is copied; with the boot disk an ova holds them all.
-func (j *job) diskOf() int {
-	if j.spec.From == nil {
-		return 0
-	}
-	return j.spec.From.Ref.Disk
+	p.bytes = disk.NewDigester(img)
+	p.payload = p.bytes
+	return nil
 }
 
 // send sends, verifies and registers.
@@ -85,49 +161,57 @@ func (j *job) send(ctx context.Context) error {
 	if err := j.stage(stageVerify, func() error { return j.verify(ctx) }); err != nil {
 		return err
 	}
-	return j.stage(stageRegister, func() error {
-		e, err := j.upload.Commit(ctx)
-		if err != nil {
-			return err
-		}
-		j.upload = nil
-		e = j.p.applyHeld(ctx, j.spec.Site, j.spec.Name, e)
-		j.live.Note(func(r *jobs.Record) { r.Entry = &e })
-		j.p.Forget(j.spec.Site)
-		j.p.keepDigest(j.spec.Site, e, 0, j.rec.GuestDigest)
-		return nil
-	})
+	return j.stage(stageRegister, func() error { return j.register(ctx) })
 }
 
-// transfer sends the payload; of an upload that an earlier run has begun, what is
+// transfer sends the payloads; of uploads that an earlier run has begun, what is
 // missing.
 func (j *job) transfer(ctx context.Context) (err error) {
-	total := j.payload.Size()
+	var total, before int64
+	for _, p := range j.pieces {
+		total += p.payload.Size()
+	}
+	pace := newPacer(j.spec.Rate.Send) // of all pieces together
+	for _, p := range j.pieces {
+		spec := j.uploadSpec(p)
+		if p.upload, err = j.again(ctx, spec); err != nil {
+			return err
+		}
+		if p.upload == nil {
+			if p.upload, err = j.uploader.Begin(ctx, spec); err != nil {
+				return err
+			}
+			made := jobs.Made{What: madeUpload, Site: j.spec.Site, Token: p.upload.Token(), Disk: p.to}
+			if err := j.live.Update(func(r *jobs.Record) { r.Made = append(r.Made, made) }); err != nil {
+				return err
+			}
+		}
+		out := j.site.traffic.outgoing(ctx, p.payload, pace)
+		if err := p.upload.Send(ctx, out, func(done int64) { j.progress(stageSend, before+done, total) }); err != nil {
+			return err
+		}
+		before += p.payload.Size()
+	}
+	return nil
+}
+
+// uploadSpec says what the upload of a piece will be.
+func (j *job) uploadSpec(p *piece) providers.Spec {
 	spec := providers.Spec{
-		Job: j.rec.ID, Name: j.spec.Name, Format: j.format, Store: j.spec.Store, Size: total,
-		Metadata: j.metadata(), Mtime: j.spec.Mtime, Replaces: j.spec.Replaces,
+		Job: j.rec.ID, Name: j.spec.Name, Format: p.format, Store: j.spec.Store, Size: p.payload.Size(), Mtime: j.spec.Mtime,
+		Disk: p.to, Device: p.device, Replaces: p.replaces, Whole: p.whole && p.replaces != nil,
 	}
-	if j.upload, err = j.again(ctx, spec); err != nil {
-		return err
+	if p.to == 0 {
+		spec.Metadata = j.metadata(p)
 	}
-	if j.upload == nil {
-		if j.upload, err = j.uploader.Begin(ctx, spec); err != nil {
-			return err
-		}
-		made := jobs.Made{What: madeUpload, Site: j.spec.Site, Token: j.upload.Token()}
-		if err := j.live.Update(func(r *jobs.Record) { r.Made = append(r.Made, made) }); err != nil {
-			return err
-		}
-	}
-	out := j.site.traffic.outgoing(ctx, j.payload, newPacer(j.spec.Rate.Send))
-	return j.upload.Send(ctx, out, func(done int64) { j.progress(stageSend, done, total) })
+	return spec
 }
 
 // again finds the upload that an earlier run has begun, nil where there is none
 // any longer.
 func (j *job) again(ctx context.Context, spec providers.Spec) (providers.Upload, error) {
 	for i, m := range j.rec.Made {
-		if m.What != madeUpload {
+		if m.What != madeUpload || m.Disk != spec.Disk {
 			continue
 		}
 		u, err := j.uploader.Resume(ctx, spec, m.Token)
@@ -140,53 +224,150 @@ func (j *job) again(ctx context.Context, spec providers.Spec) (providers.Upload,
 }
 
 // verify compares what the destination holds with what was read here, and fixes
-// the digest of the virtual disk, which reads the whole of it: damage inside a
+// the digest of each virtual disk, which reads the whole of it: damage inside a
 // container that is passed on as it is shows now.
 func (j *job) verify(ctx context.Context) error {
-	sent, err := j.bytes.Sum(ctx)
-	if err != nil {
+	for _, p := range j.pieces {
+		if err := j.verifyPiece(ctx, p); err != nil {
+			if len(j.pieces) > 1 {
+				err = fmt.Errorf("disk %d: %w", p.to, err)
+			}
+			return err
+		}
+	}
+	j.live.Note(func(r *jobs.Record) {
+		for i, p := range j.pieces {
+			if i < len(r.Disks) {
+				r.Disks[i].BytesDigest, r.Disks[i].GuestDigest = p.sent, p.digest
+			}
+		}
+		r.BytesDigest, r.GuestDigest = j.pieces[0].sent, j.pieces[0].digest
+	})
+	return nil
+}
+
+func (j *job) verifyPiece(ctx context.Context, p *piece) error {
+	var err error
+	if p.sent, err = p.bytes.Sum(ctx); err != nil {
 		return err
 	}
-	got, err := j.upload.Verify(ctx)
+	got, err := p.upload.Verify(ctx)
 	if err != nil {
 		return err
 	}
 	if got.Algorithm != disk.DigestAlgorithm {
 		return disk.Errorf(disk.Other, "verify image: the destination gives a digest by %q, which cannot be compared", got.Algorithm)
 	}
-	if got.Sum != sent {
-		return disk.Errorf(disk.Malformed, "verify image: the destination holds bytes of digest %s, %s was sent", got.Sum, sent)
+	if got.Sum != p.sent {
+		return disk.Errorf(disk.Malformed, "verify image: the destination holds bytes of digest %s, %s was sent", got.Sum, p.sent)
 	}
-	guest, err := j.guestDigest(ctx, sent)
-	if err != nil {
-		return err
-	}
-	j.live.Note(func(r *jobs.Record) { r.BytesDigest, r.GuestDigest = sent, guest })
-	return nil
+	p.digest, err = j.guestDigest(ctx, p)
+	return err
 }
 
-// guestDigest is the digest of the boot disk as it was read now. Where an
-// earlier one of the same image is known, the two must agree.
-func (j *job) guestDigest(ctx context.Context, sent string) (string, error) {
+// guestDigest is the digest of the disk of a piece, of a machine the boot disk, as it
+// was read now. Where an earlier one of the same image is known, the two must agree.
+func (j *job) guestDigest(ctx context.Context, p *piece) (string, error) {
 	var now string
 	var err error
 	switch {
-	case j.guest != nil:
-		now, err = j.guest.Sum(ctx)
-	case j.format == formatRaw:
-		now = sent
+	case p.guest != nil:
+		now, err = p.guest.Sum(ctx)
+	case p.format == formatRaw:
+		now = p.sent
 	default:
-		now, err = disk.Sum(ctx, j.src.disk(j.diskOf()), nil)
+		now, err = disk.Sum(ctx, j.src.disk(p.from), nil)
 	}
 	if err != nil {
 		return "", fmt.Errorf("digest virtual disk: %w", err)
 	}
 	if v := j.spec.From; v != nil && !v.Ref.Entry.Live() && v.Settled() {
-		if old := j.p.KnownDigest(v.Ref); old != "" && old != now {
+		r := v.Ref
+		r.Disk = p.from
+		if old := j.p.KnownDigest(r); old != "" && old != now {
 			err := disk.Errorf(disk.Malformed, "read source: digest %s, it was %s before", now, old)
 			return "", disk.Hint(err, "the storage of the source gives other bytes than before: check it")
 		}
-		j.p.keepDigest(v.Ref.Site, v.Ref.Entry, v.Ref.Disk, now)
+		j.p.keepDigest(r.Site, r.Entry, r.Disk, now)
 	}
-	return cmp.Or(now, sent), nil
+	return cmp.Or(now, p.sent), nil
+}
+
+// register makes all that was sent appear. What has appeared when a later piece fails
+// is removed again, as far as it took nobody's place.
+func (j *job) register(ctx context.Context) error {
+	var last providers.Entry
+	for _, p := range j.order() {
+		e, err := p.upload.Commit(ctx)
+		if err != nil {
+			return err
+		}
+		p.upload, p.made, last = nil, &e, e
+	}
+	for _, p := range j.pieces {
+		p.made = nil
+	}
+	if last.Kind == providers.Images {
+		last = j.p.applyHeld(ctx, j.spec.Site, j.spec.Name, last)
+	}
+	j.live.Note(func(r *jobs.Record) { r.Entry = &last })
+	j.p.Forget(j.spec.Site)
+	if j.grows != nil {
+		j.carryKept(*j.grows, last)
+	}
+	for _, p := range j.pieces {
+		n := p.to
+		if last.Kind == providers.Disks {
+			n = 0
+		}
+		j.p.keepDigest(j.spec.Site, last, n, p.digest)
+	}
+	j.noteSet(last)
+	return nil
+}
+
+// carryKept gives what is known of the disks that an image had to its new version, as
+// far as they are still the same.
+func (j *job) carryKept(old, now providers.Entry) {
+	for n := range min(max(1, len(old.Disks)), len(now.Disks)) {
+		was := providers.DiskInfo{Size: old.Size, Updated: old.Updated}
+		if n < len(old.Disks) {
+			was = old.Disks[n]
+		}
+		if is := now.Disks[n]; is.Size != was.Size || is.Updated.IsZero() || !is.Updated.Equal(was.Updated) {
+			continue
+		}
+		if sum := j.p.KnownDigest(Ref{Site: j.spec.Site, Entry: old, Disk: n}); sum != "" {
+			j.p.keepDigest(j.spec.Site, now, n, sum)
+		}
+	}
+}
+
+// noteSet says what has become of data disks: of one that waits, and of those that
+// have waited for the boot disk.
+func (j *job) noteSet(e providers.Entry) {
+	switch {
+	case e.Kind == providers.Disks:
+		j.note("disk %d waits: it is a part of image %q as soon as that has a boot disk and all disks before it", e.Waiting.Number, e.Name)
+		j.p.noteWaiting(j.spec.Site, e)
+	case j.waiting > 0 && len(e.Disks) > len(j.pieces):
+		j.note("%d data disks, which have waited for it, are a part of the image now", len(e.Disks)-len(j.pieces))
+	}
+}
+
+// undo removes a piece of a job that has failed.
+func (j *job) undo(ctx context.Context, p *piece) error {
+	if p.upload != nil {
+		return p.upload.Abort(ctx)
+	}
+	if p.made == nil || p.to == 0 || p.replaces != nil {
+		return nil
+	}
+	n := p.to
+	if p.made.Kind == providers.Disks {
+		n = 0
+	}
+	err := j.keeper.DeleteDisk(ctx, *p.made, n)
+	j.p.Forget(j.spec.Site)
+	return err
 }

@@ -32,6 +32,7 @@ func (j *job) checkDestination(context.Context) error {
 		return disk.Errorf(disk.Invalid, "send to provider %q: the image has no name", j.spec.Site)
 	}
 	j.uploader = up
+	j.keeper, _ = up.(providers.SetKeeper)
 	return nil
 }
 
@@ -40,7 +41,7 @@ func (j *job) afford(ctx context.Context) error {
 	if j.spec.From == nil {
 		return nil
 	}
-	return j.p.Afford(ctx, j.spec.From)
+	return j.p.Afford(ctx, j.spec.From, j.spec.Machine)
 }
 
 // open makes the source ready: that of a site is captured first if it is a live
@@ -68,7 +69,7 @@ func (j *job) look() error {
 	} else if err := j.openBytes(); err != nil {
 		return err
 	}
-	j.rec.VirtualSize = j.src.facts.Disks[0].Size
+	j.rec.VirtualSize = j.src.facts.Disks[j.diskOf()].Size
 	return nil
 }
 

@@ -13,11 +13,12 @@ import (
 // on its way keeps the digest of what it was made of.
 const sourceDigestProp = "chromogenic_source_digest"
 
-// Existing opens the view of the image that has a name already, in the format in
-// which somebody begins to write under it; nil where there is none, or several.
-// Certain tells that only the bytes of that image are the same disk, and not also
+// Existing opens the view of the disk that is there already, in the format in which
+// somebody begins to write it: of the image that has the name, or, by its number, of a
+// data disk of that, or one that waits for it. It is nil where there is none, or
+// several images have the name. Certain tells that only the bytes of that image are the same disk, and not also
 // those of the one that it was made of.
-func (p *Pipeline) Existing(ctx context.Context, site, name, format string) (v *View, certain bool, err error) {
+func (p *Pipeline) Existing(ctx context.Context, site, name string, number int, format string) (v *View, certain bool, err error) {
 	l, err := p.List(ctx, site, providers.Images)
 	if err != nil {
 		return nil, false, err
@@ -28,14 +29,46 @@ func (p *Pipeline) Existing(ctx context.Context, site, name, format string) (v *
 			found = append(found, e)
 		}
 	}
+	if number > 0 && len(found) < 2 {
+		if found, number, err = p.existingDisk(ctx, site, name, number, found); err != nil {
+			return nil, false, err
+		}
+	}
 	if len(found) != 1 || found[0].Reason != "" {
 		return nil, false, nil
 	}
-	if v, err = p.View(ctx, Ref{Site: site, Entry: found[0], Format: format}); err != nil {
+	if v, err = p.View(ctx, Ref{Site: site, Entry: found[0], Format: format, Disk: number}); err != nil {
 		return nil, false, err
 	}
 	v.brief = true
 	return v, found[0].Metadata.Props[sourceDigestProp] == "", nil
+}
+
+// existingDisk finds the entry that has a data disk now, and its number in that: the
+// image, if there is one and it has so many disks, or the disk that waits for it.
+func (p *Pipeline) existingDisk(ctx context.Context, site, name string, number int, image []providers.Entry) ([]providers.Entry, int, error) {
+	for _, e := range image {
+		if e.Reason != "" {
+			return nil, 0, nil
+		}
+		f, err := p.facts(ctx, site, e)
+		if err != nil {
+			return nil, 0, err
+		}
+		if number < len(f.Disks) {
+			return image, number, nil
+		}
+	}
+	l, err := p.List(ctx, site, providers.Disks)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, e := range l.Entries {
+		if e.Name == name && e.Waiting.Number == number {
+			return []providers.Entry{e}, 0, nil
+		}
+	}
+	return nil, 0, nil
 }
 
 // Expect tells an empty spool which image has the name already under which it will
@@ -121,7 +154,7 @@ func (s *Spool) compare(p []byte, off int64) error {
 		case len(bytes.TrimLeft(q, "\x00")) == 0:
 			s.same.remove(at, to)
 		default:
-			return errDiffers(s.expect.Ref.Entry.Name, at+int64(mismatch(q, r)))
+			return errDiffers(s.expect.Ref, at+int64(mismatch(q, r)))
 		}
 		at = to
 	}
@@ -175,8 +208,15 @@ func mismatch(p, q []byte) int {
 }
 
 // errDiffers is the failure of what is written under the name of another disk.
-func errDiffers(name string, off int64) error {
-	err := disk.Errorf(disk.Exists, "name %q is taken: the disk differs from the image of that name at offset %d", name, off)
+func errDiffers(r Ref, off int64) error {
+	err := disk.Errorf(disk.Exists, "name %q is taken: the disk differs from the image of that name at offset %d", r.Entry.Name, off)
+	number := r.Disk
+	if r.Entry.Waiting != nil {
+		number = r.Entry.Waiting.Number
+	}
+	if number > 0 {
+		err = disk.Errorf(disk.Exists, "disk %d of %q is another one: it differs at offset %d", number, r.Entry.Name, off)
+	}
 	return disk.Hint(err, "choose another name, or remove the image that is there, or let the copy take its place with --allow-replace")
 }
 

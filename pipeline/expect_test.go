@@ -17,7 +17,7 @@ import (
 // expecting makes a spool that is written under the name of b's image web.
 func expecting(t *testing.T, b *bench, format string, strict bool) *Spool {
 	t.Helper()
-	v, certain, err := b.Existing(context.Background(), "b", "web", format)
+	v, certain, err := b.Existing(context.Background(), "b", "web", 0, format)
 	if err != nil || v == nil || !certain {
 		t.Fatalf("existing: %v, certain %v, %v", v, certain, err)
 	}
@@ -320,7 +320,7 @@ func TestExisting(t *testing.T) {
 	b.put("b/two.qcow2", b.view("b", "web", "qcow2"))
 	b.put("b/broken.qcow2", disk.Bytes([]byte("QFI\xfb, and nothing more")))
 	for name, want := range map[string][2]bool{"web": {true, true}, "made": {true, false}, "two": {}, "none": {}, "broken": {}} {
-		v, certain, err := b.Existing(context.Background(), "b", name, "raw")
+		v, certain, err := b.Existing(context.Background(), "b", name, 0, "raw")
 		if err != nil || (v != nil) != want[0] || certain != want[1] {
 			t.Errorf("%s: %v, certain %v, %v", name, v, certain, err)
 		}

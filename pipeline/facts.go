@@ -47,6 +47,27 @@ type diskFacts struct {
 	Size        int64 // bytes
 	Device, Bus string
 	Map         *layout.Map
+	Own         *ownFacts // of a data disk that is one file; nil for others, and for the boot disk
+}
+
+// ownFacts are of the container that a data disk has to itself: those that facts
+// have of the boot disk's.
+type ownFacts struct {
+	Format string
+	Size   int64       // bytes
+	File   *layout.Map // nil for raw
+}
+
+// own is the container that holds disk n and can be handed on as it is; ok is false
+// where there is none.
+func (f *facts) own(n int) (o ownFacts, ok bool) {
+	switch {
+	case n == 0:
+		return ownFacts{f.Format, f.FileSize, f.File}, f.Contained
+	case n < len(f.Disks) && f.Disks[n].Own != nil:
+		return *f.Disks[n].Own, true
+	}
+	return o, false
 }
 
 // weight is roughly what the facts take in memory.
@@ -57,18 +78,27 @@ func (f *facts) weight() uint32 {
 	}
 	for _, d := range f.Disks {
 		n += d.Map.Blocks() / 8
+		if d.Own != nil && d.Own.File != nil {
+			n += d.Own.File.Blocks() / 8
+		}
 	}
 	return uint32(min(n, 1<<31))
 }
 
-// stored is how many bytes the image takes where it is kept, as far as is known.
-func (f *facts) stored() int64 {
-	if f.File != nil {
-		return min(f.FileSize, f.File.Allocated()*layout.BlockSize)
-	}
+// stored is how many bytes disk n takes where it is kept, as far as is known, or with
+// n < 0 the image: of disks that lie in one file all of that.
+func (f *facts) stored(n int) int64 {
+	together := f.File != nil && isMachine(f.Format)
 	var sum int64
-	for _, d := range f.Disks {
-		sum += min(d.Size, d.Map.Allocated()*layout.BlockSize)
+	for i, d := range f.Disks {
+		switch own, _ := f.own(i); {
+		case n >= 0 && i != n && !together:
+		case own.File != nil:
+			sum += min(own.Size, own.File.Allocated()*layout.BlockSize)
+		case i > 0 && together: // counted with the boot disk
+		default:
+			sum += min(d.Size, d.Map.Allocated()*layout.BlockSize)
+		}
 	}
 	return sum
 }
@@ -152,6 +182,11 @@ func learn(src *source, e providers.Entry) (*facts, error) {
 		}
 		f.Disks = append(f.Disks, diskFacts{Size: d.Size(), Device: d.Device, Bus: d.Bus, Map: m})
 	}
+	if !e.Live() {
+		if err := f.learnOwn(src); err != nil {
+			return nil, err
+		}
+	}
 	if len(f.Disks) == 0 {
 		return nil, disk.Errorf(disk.Malformed, "open image: it holds no disk")
 	}
@@ -162,6 +197,24 @@ func learn(src *source, e providers.Entry) (*facts, error) {
 		}
 	}
 	return f, nil
+}
+
+// learnOwn looks at the containers of data disks that are kept apart.
+func (f *facts) learnOwn(src *source) error {
+	for i, one := range src.set {
+		if one.resolved || one.format.Layout == nil {
+			continue
+		}
+		o := &ownFacts{Format: one.format.Name, Size: one.Size()}
+		if o.Format != formatRaw {
+			var err error
+			if o.File, err = layout.MapOf(one); err != nil {
+				return fmt.Errorf("map container of disk %d: %w", i+1, err)
+			}
+		}
+		f.Disks[i+1].Own = o
+	}
+	return nil
 }
 
 // same tells whether two looks have told the same.
@@ -222,6 +275,13 @@ type diskWire struct {
 	Size        int64
 	Device, Bus string
 	Map         []byte
+	Own         *ownWire
+}
+
+type ownWire struct {
+	Format string
+	Size   int64
+	File   []byte
 }
 
 func (f *facts) encode() ([]byte, error) {
@@ -237,7 +297,11 @@ func (f *facts) encode() ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("encode facts: %w", err)
 		}
-		w.Disks = append(w.Disks, diskWire{d.Size, d.Device, d.Bus, m})
+		own, err := d.Own.wire()
+		if err != nil {
+			return nil, fmt.Errorf("encode facts: %w", err)
+		}
+		w.Disks = append(w.Disks, diskWire{d.Size, d.Device, d.Bus, m, own})
 	}
 	var b bytes.Buffer
 	if err := gob.NewEncoder(&b).Encode(w); err != nil {
@@ -245,6 +309,28 @@ func (f *facts) encode() ([]byte, error) {
 	}
 	// A bit of a map that is wrong would be a hole where data is.
 	return binary.LittleEndian.AppendUint32(b.Bytes(), crc32.Checksum(b.Bytes(), castagnoli)), nil
+}
+
+func (o *ownFacts) wire() (w *ownWire, err error) {
+	if o == nil {
+		return nil, nil
+	}
+	w = &ownWire{Format: o.Format, Size: o.Size}
+	if o.File != nil {
+		w.File, err = o.File.MarshalBinary()
+	}
+	return w, err
+}
+
+func (w *ownWire) facts() (o *ownFacts, err error) {
+	if w == nil {
+		return nil, nil
+	}
+	o = &ownFacts{Format: w.Format, Size: w.Size}
+	if w.File != nil {
+		o.File, err = layout.UnmarshalMap(w.File)
+	}
+	return o, err
 }
 
 func decodeFacts(p []byte) (*facts, error) {
@@ -268,7 +354,11 @@ func decodeFacts(p []byte) (*facts, error) {
 		if err != nil {
 			return nil, err
 		}
-		f.Disks = append(f.Disks, diskFacts{d.Size, d.Device, d.Bus, m})
+		own, err := d.Own.facts()
+		if err != nil {
+			return nil, err
+		}
+		f.Disks = append(f.Disks, diskFacts{d.Size, d.Device, d.Bus, m, own})
 	}
 	return f, nil
 }

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,23 +32,45 @@ type job struct {
 	src      *core // the source; of bytes from outside and of captures, one made for this job
 	held     *core // the view's core, kept open as long as the job
 	uploader providers.Uploader
-	upload   providers.Upload // begun and not registered
+	keeper   providers.SetKeeper // the same; nil where it keeps no sets
 	site     *site
-	format   string     // of what is stored
-	payload  disk.Image // the bytes to send
-	bytes    *disk.Digester
-	guest    *disk.Digester // over the disk that is copied, the boot disk of several; nil when the payload does not read it
+	pieces   []*piece         // what is to be sent
+	grows    *providers.Entry // the image of the name, to which pieces are added
+	waiting  int              // data disks that wait for the boot disk that is sent
+	have     int              // disks that the image of the name has
 }
 
 func (p *Pipeline) newJob(spec CopySpec) *job {
 	rec := &jobs.Record{
 		Schema: jobs.Schema, ID: jobs.NewID(), State: jobs.Running, Started: time.Now(), Until: spec.Until,
-		Source: spec.Origin, Destination: fmt.Sprintf("%s:images/%s", spec.Site, spec.Name), Scratch: spec.Scratch,
+		Source: spec.Origin, Destination: diskPlace(spec.Site, providers.Images, spec.Name, spec.Disk, spec.Device), Scratch: spec.Scratch,
+	}
+	if spec.Note != "" {
+		rec.Notes = append(rec.Notes, spec.Note)
 	}
 	if v := spec.From; v != nil && spec.Origin == "" {
-		rec.Source = fmt.Sprintf("%s:%s/%s.%s", v.Ref.Site, v.Ref.Entry.Kind, v.Ref.Entry.Name, v.Ref.Format)
+		e := v.Ref.Entry
+		rec.Source = diskPlace(v.Ref.Site, e.Kind, e.Name, v.Ref.Disk, v.facts.Disks[v.Ref.Disk].Device)
+		if e.Waiting != nil {
+			rec.Source = placeOf(v.Ref.Site, e)
+		}
+		if !spec.Machine || len(v.facts.Disks) == 1 {
+			rec.Source += "." + v.Ref.Format
+		}
 	}
 	return &job{p: p, spec: spec, rec: rec}
+}
+
+// disksDir is between the name of a machine and a disk of it.
+const disksDir = ".disks/"
+
+// diskPlace is an image, or one of its data disks, for people.
+func diskPlace(site string, kind providers.Kind, name string, n int, device string) string {
+	place := fmt.Sprintf("%s:%s/%s", site, kind, name)
+	if n == 0 {
+		return place
+	}
+	return fmt.Sprintf("%s%s%d-%s", place, disksDir, n, cmp.Or(device, "disk"))
 }
 
 // begin starts the job of a spec. Its context ends when the job is cancelled.
@@ -81,8 +104,8 @@ func (j *job) end(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); err != nil && cause != nil && disk.KindOf(cause) == disk.Cancelled && !errors.Is(err, cause) {
 		err = fmt.Errorf("copy %s to %s: %w", j.rec.Source, j.rec.Destination, cause)
 	}
-	if j.upload != nil {
-		if e := j.upload.Abort(context.WithoutCancel(ctx)); e != nil {
+	for _, p := range j.pieces {
+		if e := j.undo(context.WithoutCancel(ctx), p); e != nil {
 			err = errors.Join(err, fmt.Errorf("remove what was sent: %w", e))
 		}
 	}
@@ -102,10 +125,13 @@ func (j *job) suspend() error {
 	if s, ok := j.spec.Image.(spoolImage); ok {
 		s.leave()
 	}
-	if j.upload == nil {
-		return nil
+	var errs []error
+	for _, p := range j.pieces {
+		if p.upload != nil {
+			errs = append(errs, p.upload.Suspend())
+		}
 	}
-	return j.upload.Suspend()
+	return errors.Join(errs...)
 }
 
 // step takes one stage and writes it into the record, with the note that it leaves.

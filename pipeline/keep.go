@@ -45,7 +45,7 @@ func (p *Pipeline) Capture(ctx context.Context, name string, instance providers.
 	if o.Image != "" && o.Keep == 0 {
 		return p.captureImage(ctx, k)
 	}
-	k.job = p.newJob(CopySpec{Site: name, Name: o.Image, Rate: o.Rate, Progress: o.Progress})
+	k.job = p.newJob(CopySpec{Machine: true, Site: name, Name: o.Image, Rate: o.Rate, Progress: o.Progress})
 	k.rec.Source = fmt.Sprintf("%s:%s/%s", name, instance.Kind, instance.Name)
 	if o.Image == "" {
 		k.rec.Destination = fmt.Sprintf("%s:%s", name, instance.Kind)
@@ -66,7 +66,7 @@ func (p *Pipeline) captureImage(ctx context.Context, k *keeping) (*jobs.Record, 
 	}
 	defer v.Close()
 	v.snap = k.snap
-	return p.Copy(ctx, CopySpec{From: v, Site: k.name, Name: k.options.Image, Rate: k.options.Rate, Progress: k.options.Progress})
+	return p.Copy(ctx, CopySpec{From: v, Machine: true, Site: k.name, Name: k.options.Image, Rate: k.options.Rate, Progress: k.options.Progress})
 }
 
 // keeping is a job that captures an instance.

@@ -82,15 +82,19 @@ func (p *Pipeline) setLimits(all Limits, sites map[string]Limits) {
 	}
 }
 
-// Afford tells whether the budgets allow to read all of the image of a view now, so
-// that a copy need not fail in its midst. Of a live machine nobody knows how much
-// that is.
-func (p *Pipeline) Afford(ctx context.Context, v *View) error {
+// Afford tells whether the budgets allow to read all of a view now, or of the machine
+// that it shows a disk of, so that a copy need not fail in its midst. Of a live machine
+// nobody knows how much that is.
+func (p *Pipeline) Afford(ctx context.Context, v *View, machine bool) error {
 	s, err := p.site(v.Ref.Site)
 	if err != nil || v.Ref.Over || v.Ref.Entry.Live() {
 		return nil
 	}
-	need := v.facts.stored()
+	n := v.Ref.Disk
+	if machine || v.Ref.Format == formatOVA && n == 0 {
+		n = -1
+	}
+	need := v.facts.stored(n)
 	for _, purse := range s.traffic.now.Load().budgets {
 		var err error
 		switch purse := purse.(type) {

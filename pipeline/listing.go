@@ -64,7 +64,7 @@ func newList() *list {
 func newSite(o Site) *site {
 	s := &site{
 		made: o, provider: o.Provider, clean: cmp.Or(o.Clean, "auto"), snapshot: o.Snapshot,
-		lists: map[providers.Kind]*list{providers.Images: newList(), providers.Instances: newList()},
+		lists: map[providers.Kind]*list{providers.Images: newList(), providers.Instances: newList(), providers.Disks: newList()},
 	}
 	if pr, ok := o.Provider.(providers.Prober); ok {
 		s.prober = pr.ProbeOnList()

@@ -61,8 +61,13 @@ func (p *Pipeline) Document(ctx context.Context, site string, e providers.Entry)
 		return nil, time.Time{}, err
 	}
 	if len(f.Disks) > 1 {
-		for _, x := range f.Disks {
-			d.Disks = append(d.Disks, providers.DocumentDisk{Device: x.Device, Bus: x.Bus, Size: x.Size})
+		for i, x := range f.Disks {
+			one := providers.DocumentDisk{Device: x.Device, Size: padded(x.Size)}
+			if i == 0 {
+				one.Device = "" // where disks are kept apart the boot disk has no name
+			}
+			// Nor is a disk's own bus kept everywhere: this says the same in every store.
+			d.Disks = append(d.Disks, one)
 		}
 	}
 	return d.Encode(), documentTime(e), nil
@@ -115,9 +120,10 @@ func (s *site) metaSetter(name string) (providers.MetaSetter, error) {
 // metadata is what goes along with the image that is sent: what waits for it, or
 // else what is known of the source. What the container that is sent says itself
 // is not repeated.
-func (j *job) metadata() providers.Metadata {
+func (j *job) metadata(p *piece) providers.Metadata {
 	if m, ok := j.p.HeldMeta(j.spec.Site, j.spec.Name); ok {
-		if m.Empty() && m.MetaTime.Equal(j.spec.Mtime) {
+		silent := providers.Metadata{Meta: j.src.facts.Meta}.Empty()
+		if silent && m.Empty() && m.MetaTime.Equal(j.spec.Mtime) {
 			return providers.Metadata{} // no sidecar is needed to say this
 		}
 		return m
@@ -126,7 +132,7 @@ func (j *job) metadata() providers.Metadata {
 	if err := metaError(e); err != nil {
 		j.p.log.Warn("copy without metadata", "job", j.rec.ID, "error", err)
 	}
-	if e.Metadata.Empty() && j.src.passes(j.format, j.diskOf()) {
+	if e.Metadata.Empty() && j.src.passes(p.format, p.from) {
 		return providers.Metadata{}
 	}
 	m := providers.Metadata{Meta: j.src.meta.Meta, MetaTime: e.MetaTime}

@@ -63,12 +63,13 @@ type Pipeline struct {
 	stop context.CancelFunc
 
 	mu     sync.Mutex
-	cores  map[string]*core   // those that have users
-	late   []*waiting         // uses that their views have given up, the oldest first
-	spools map[*os.File]int64 // bytes that each spool has claimed
-	kept   map[string]int64   // bytes of each spool that an interrupted job goes on with
-	held   map[string]Held    // metadata that waits for its image, by heldKey
-	looks  map[lookKey]*look  // under way
+	cores  map[string]*core     // those that have users
+	late   []*waiting           // uses that their views have given up, the oldest first
+	spools map[*os.File]int64   // bytes that each spool has claimed
+	kept   map[string]int64     // bytes of each spool that an interrupted job goes on with
+	held   map[string]Held      // metadata that waits for its image, by heldKey
+	disks  map[string]time.Time // since when data disks wait for their image, by waitingKey
+	looks  map[lookKey]*look    // under way
 }
 
 // New opens the state directory, which no other process may have open, and
@@ -102,6 +103,7 @@ func New(o Options) (*Pipeline, error) {
 		return nil, errors.Join(err, p.state.close())
 	}
 	p.restoreHeld()
+	p.restoreWaiting()
 	p.metrics = newMetrics(p)
 	return p, nil
 }

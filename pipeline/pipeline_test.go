@@ -46,7 +46,7 @@ func (b *bench) open(change ...func(*Options)) {
 	for _, name := range []string{"a", "b"} {
 		lo := local.Options{
 			Name: name, Images: filepath.Join(b.dir, name),
-			Formats: map[string]string{"raw": "raw", "img": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "ova": "ova", "ovf": "ovf"},
+			Formats: map[string]string{"raw": "raw", "img": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "ova": "ova", "ovf": "ovf"}, Machines: []string{"ova", "ovf"},
 		}
 		if name == "a" {
 			lo.Instances = filepath.Join(b.dir, "live")

@@ -62,12 +62,15 @@ func (p *Pipeline) Remove(ctx context.Context, site string, e providers.Entry, b
 	if err != nil {
 		return Removed{}, err
 	}
+	rec := &jobs.Record{Source: placeOf(site, e), Format: e.Format, VirtualSize: max(0, e.VirtualSize)}
+	return p.removal(ctx, site, e, rec, what, filesOf(e, what), by, func(ctx context.Context) error { return remove(ctx, e) })
+}
+
+// removal is the job of a removal: rec says of what, and note what goes.
+func (p *Pipeline) removal(ctx context.Context, site string, e providers.Entry, rec *jobs.Record, what providers.Removal, note, by string, remove func(context.Context) error) (Removed, error) {
 	ctx = context.WithoutCancel(ctx)
-	rec := &jobs.Record{
-		Schema: jobs.Schema, ID: jobs.NewID(), State: jobs.Running, Stage: stageRemove, Started: time.Now(),
-		Source: placeOf(site, e), Format: e.Format, VirtualSize: max(0, e.VirtualSize),
-		Notes: []string{fmt.Sprintf("id %q, version %s, for %s", e.ID, e.Version, by)},
-	}
+	rec.Schema, rec.ID, rec.State, rec.Stage, rec.Started = jobs.Schema, jobs.NewID(), jobs.Running, stageRemove, time.Now()
+	rec.Notes = []string{fmt.Sprintf("id %q, version %s, for %s", e.ID, e.Version, by)}
 	for _, k := range what.Kept {
 		rec.Notes = append(rec.Notes, fmt.Sprintf("%s stays: %s", k.File, k.Reason))
 	}
@@ -75,8 +78,8 @@ func (p *Pipeline) Remove(ctx context.Context, site string, e providers.Entry, b
 	if err != nil { // most likely for want of room, which a removal makes
 		p.log.Warn("write state", "error", err)
 	}
-	stage := jobs.Stage{Name: stageRemove, Outcome: jobs.OutcomeDone, Started: rec.Started, Note: filesOf(e, what)}
-	err = remove(ctx, e)
+	stage := jobs.Stage{Name: stageRemove, Outcome: jobs.OutcomeDone, Started: rec.Started, Note: note}
+	err = remove(ctx)
 	p.Forget(site)
 	p.letGo(site, e)
 	stage.Took = time.Since(stage.Started)
@@ -98,6 +101,9 @@ func (p *Pipeline) Remove(ctx context.Context, site string, e providers.Entry, b
 
 // placeOf is an entry as a place, for people.
 func placeOf(site string, e providers.Entry) string {
+	if w := e.Waiting; w != nil {
+		return diskPlace(site, providers.Images, e.Name, w.Number, w.Device)
+	}
 	place := fmt.Sprintf("%s:%s/%s", site, e.Kind, cmp.Or(e.Name, e.ID))
 	if e.Capture != nil {
 		place += "@" + e.Capture.Taken.UTC().Format(providers.CaptureLayout)
@@ -208,7 +214,7 @@ func (p *Pipeline) neededByJob(site string, e providers.Entry) error {
 		var r request
 		does := ""
 		switch {
-		case rec.Destination == placeOf(site, e):
+		case writes(rec.Destination, placeOf(site, e)):
 			does = "writes"
 		case json.Unmarshal(rec.Resume, &r) == nil && r.Image != nil && r.Image.Site == site && r.Image.Kind == e.Kind && r.Image.ID == e.ID:
 			does = "reads"
@@ -219,6 +225,16 @@ func (p *Pipeline) neededByJob(site string, e providers.Entry) error {
 		return disk.Hint(err, "chromogenic jobs resume, wait or cancel %s", rec.ID)
 	}
 	return nil
+}
+
+// writes tells whether who makes what is at dst changes what is at a place: that too
+// is a data disk of the one which is the other.
+func writes(dst, place string) bool {
+	machine := func(place string) string {
+		name, _, _ := strings.Cut(place, disksDir)
+		return name
+	}
+	return dst == place || machine(dst) == place || dst == machine(place)
 }
 
 // unresumable is why a job has nothing to be taken up by.

@@ -32,8 +32,12 @@ type request struct {
 	Store string `json:"store,omitempty"`
 	Clean string `json:"clean,omitempty"`
 
-	Replace bool `json:"replace,omitempty"`
-	Rate    Rate `json:"rate,omitzero"`
+	Machine bool   `json:"machine,omitempty"`
+	Number  int    `json:"number,omitempty"` // of a data disk
+	Device  string `json:"device,omitempty"`
+	Note    string `json:"note,omitempty"`
+	Replace bool   `json:"replace,omitempty"`
+	Rate    Rate   `json:"rate,omitzero"`
 
 	Mtime time.Time `json:"mtime,omitzero"`
 }
@@ -70,7 +74,10 @@ func (j *job) keepRequest() {
 	if s.record != nil {
 		return // it has one
 	}
-	r := request{Format: s.Format, Origin: s.Origin, Site: s.Site, Name: s.Name, Store: s.Store, Clean: s.Clean, Replace: s.Replace, Rate: s.Rate, Mtime: s.Mtime}
+	r := request{
+		Format: s.Format, Origin: s.Origin, Site: s.Site, Name: s.Name, Store: s.Store, Clean: s.Clean,
+		Machine: s.Machine, Number: s.Disk, Device: s.Device, Note: s.Note, Replace: s.Replace, Rate: s.Rate, Mtime: s.Mtime,
+	}
 	spool, spooled := s.Image.(spoolImage)
 	switch {
 	case s.From != nil && !s.From.Ref.Entry.Live():
@@ -155,7 +162,10 @@ func (p *Pipeline) respec(ctx context.Context, rec *jobs.Record) (CopySpec, func
 	if err := json.Unmarshal(rec.Resume, &r); err != nil {
 		return CopySpec{}, nil, fmt.Errorf("decode request: %w", err)
 	}
-	spec := CopySpec{Format: r.Format, Origin: r.Origin, Site: r.Site, Name: r.Name, Store: r.Store, Clean: r.Clean, Replace: r.Replace, Rate: r.Rate, Mtime: r.Mtime}
+	spec := CopySpec{
+		Format: r.Format, Origin: r.Origin, Site: r.Site, Name: r.Name, Store: r.Store, Clean: r.Clean,
+		Machine: r.Machine, Disk: r.Number, Device: r.Device, Note: r.Note, Replace: r.Replace, Rate: r.Rate, Mtime: r.Mtime,
+	}
 	if r.Image != nil {
 		v, err := p.review(ctx, *r.Image)
 		if err != nil {

@@ -1,8 +1,11 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,15 +22,21 @@ type source struct {
 	machine    *disk.Machine
 	resolved   bool               // files beside the container hold parts of it
 	captured   *providers.Capture // of a live machine: the moment that this is
+	set        []*source          // of data disks that are kept apart; their disks are those of the machine too
 	release    func() error
 }
 
-// close closes the disks, then the container, then what the provider keeps for
-// it.
+// close closes the disks, then the containers, then what the provider keeps for
+// them.
 func (s *source) close() error {
 	err := s.machine.Close()
 	if e := s.Image.Close(); err == nil {
 		err = e
+	}
+	for _, one := range s.set {
+		if e := one.Image.Close(); err == nil {
+			err = e
+		}
 	}
 	if s.release != nil {
 		if e := s.release(); err == nil {
@@ -50,27 +59,79 @@ func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entr
 	if err != nil {
 		return nil, err
 	}
-	src, err := s.provider.Open(ctx, e, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open %s %q of %s: %w", e.Kind, e.Name, site, err)
-	}
-	src = s.traffic.metered(p.ctx, src, o.over)
-	if !s.prober && !e.Live() {
-		key := imageKey(site, e)
-		if o.over {
-			key += "\x00over" // who may read on must not wait for the refusal of another
+	var disks []providers.Source
+	for n := range max(1, len(e.Disks)) {
+		src, err := s.provider.Open(ctx, e, n)
+		if err != nil {
+			for _, d := range disks {
+				d.Close()
+			}
+			return nil, fmt.Errorf("open %s %q of %s: %w", e.Kind, e.Name, site, err)
 		}
-		src.Image = p.cache.Image(key, src.Image)
+		src = s.traffic.metered(p.ctx, src, o.over)
+		if !s.prober && !e.Live() {
+			key := imageKey(site, e)
+			if n > 0 {
+				key += "\x00" + strconv.Itoa(n)
+			}
+			if o.over {
+				key += "\x00over" // who may read on must not wait for the refusal of another
+			}
+			src.Image = p.cache.Image(key, src.Image)
+		}
+		if o.wrap != nil {
+			src = o.wrap(src)
+		}
+		disks = append(disks, src)
 	}
-	if o.wrap != nil {
-		src = o.wrap(src)
-	}
-	out, err := decode(src, trust{ambiguous: strings.HasSuffix(e.ID, ".img"), checked: o.checked})
+	out, err := decodeSet(disks, e.Disks, func(src providers.Source) trust {
+		return trust{ambiguous: strings.HasSuffix(cmp.Or(src.Name, e.ID), ".img"), checked: o.checked}
+	})
 	if err != nil {
-		src.Close()
 		return nil, fmt.Errorf("read %s %q of %s: %w", e.Kind, e.Name, site, err)
 	}
 	return out, nil
+}
+
+// decodeSet takes apart the disks of a machine, one container each, the boot disk
+// first, and makes one machine of them. It closes them all when it fails.
+func decodeSet(disks []providers.Source, info []providers.DiskInfo, trusted func(providers.Source) trust) (*source, error) {
+	var all *source
+	fail := func(i int, err error) (*source, error) {
+		if all != nil {
+			_ = all.close()
+		}
+		for _, d := range disks[i:] {
+			_ = d.Close()
+		}
+		if len(disks) > 1 {
+			err = fmt.Errorf("disk %d: %w", i, err)
+		}
+		return nil, err
+	}
+	for i, d := range disks {
+		one, err := decode(d, trusted(d))
+		if err != nil {
+			return fail(i, err)
+		}
+		if len(disks) > 1 && len(one.machine.Disks) != 1 {
+			err := disk.Errorf(disk.Malformed, "its file holds %d disks, and is one disk of a machine", len(one.machine.Disks))
+			return fail(i, errors.Join(err, one.machine.Close()))
+		}
+		if i < len(info) && info[i].Device != "" {
+			one.machine.Disks[0].Device = info[i].Device
+		}
+		if all == nil {
+			all = one
+			continue
+		}
+		all.machine.Disks = append(all.machine.Disks, one.machine.Disks...)
+		all.set = append(all.set, one)
+	}
+	if all == nil {
+		return nil, disk.Errorf(disk.Malformed, "it holds no disk")
+	}
+	return all, nil
 }
 
 // trust is what is known of a container before it is opened.
@@ -175,9 +236,9 @@ func (l *lease) close() error {
 	return src.close()
 }
 
-// A leased image is one that a lease's source holds: disk n, or the container
-// for n < 0. Its size is known before the source is open; its extents are those
-// of a frozen map around it.
+// A leased image is one that a lease's source holds: disk n, or for n < 0 the
+// container of disk -1-n. Its size is known before the source is open; its extents are
+// those of a frozen map around it.
 type leased struct {
 	*lease
 	n    int
@@ -193,6 +254,19 @@ func (l leased) Extent(off, n int64) (disk.Extent, error) {
 	return disk.Extent{Off: off, Len: n}, err
 }
 
+// image is that of a leased one.
+func (s *source) image(n int) (disk.Image, error) {
+	switch {
+	case n == -1:
+		return s.Image, nil
+	case n < 0 && -1-n <= len(s.set):
+		return s.set[-2-n].Image, nil
+	case n >= 0 && n < len(s.machine.Disks):
+		return s.machine.Disks[n], nil
+	}
+	return nil, disk.Errorf(disk.Stale, "read disk %d: the image holds %d now", max(n, -1-n), len(s.machine.Disks))
+}
+
 func (l leased) ReadAt(p []byte, off int64) (int, error) {
 	l.begin()
 	defer l.end()
@@ -200,12 +274,9 @@ func (l leased) ReadAt(p []byte, off int64) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	img := src.Image
-	if l.n >= 0 {
-		if l.n >= len(src.machine.Disks) {
-			return 0, disk.Errorf(disk.Stale, "read disk %d: the image holds %d now", l.n, len(src.machine.Disks))
-		}
-		img = src.machine.Disks[l.n]
+	img, err := src.image(l.n)
+	if err != nil {
+		return 0, err
 	}
 	if img.Size() != l.size {
 		return 0, disk.Errorf(disk.Stale, "read image: its size is %d bytes now, it was %d", img.Size(), l.size)

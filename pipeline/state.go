@@ -28,6 +28,7 @@ const (
 	bucketHeld    = "held"    // site and name -> metadata that waits for its image
 	bucketGone    = "gone"    // imageKey -> when no listing had it first, in Unix time
 	bucketBudgets = "budgets" // site -> what is read of its budget
+	bucketWaiting = "waiting" // site, name and number -> since when a data disk waits for its image
 )
 
 // spoolPrefix begins the names of spools.
@@ -81,7 +82,7 @@ func openState(dir string) (*state, error) {
 // prepare makes the buckets and the spool folder.
 func (s *state) prepare() error {
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range []string{bucketMeta, bucketFacts, bucketDigests, bucketPins, bucketHeld, bucketGone, bucketBudgets} {
+		for _, name := range []string{bucketMeta, bucketFacts, bucketDigests, bucketPins, bucketHeld, bucketGone, bucketBudgets, bucketWaiting} {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return err
 			}

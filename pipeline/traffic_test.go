@@ -214,7 +214,7 @@ func TestCharge(t *testing.T) {
 	other.open(func(o *Options) { o.StateDir, o.Charge = "", b.Charge }) // it knows of no limits
 	defer other.Close()
 	v := other.view("a", "web", "raw")
-	wantKind(t, other.Afford(t.Context(), v), disk.Quota)
+	wantKind(t, other.Afford(t.Context(), v, false), disk.Quota)
 	if err := disk.ReadFull(v, make([]byte, 2<<20), 0); err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,17 @@ type Ref struct {
 	Over   bool   // read on when the read budget is used up
 }
 
+// Updated is the modification time of the Ref: that of the one disk, where it shows
+// one that has a time of its own.
+func (r Ref) Updated() time.Time {
+	if r.Format != formatOVA && r.Disk < len(r.Entry.Disks) {
+		if t := r.Entry.Disks[r.Disk].Updated; !t.IsZero() {
+			return t
+		}
+	}
+	return r.Entry.Updated
+}
+
 func (r Ref) key() string {
 	return fmt.Sprintf("%s\x00%s\x00%d\x00%t", imageKey(r.Site, r.Entry), r.Format, r.Disk, r.Over)
 }
@@ -162,10 +173,10 @@ func (c *core) lay(format string, n int, wrap func(i int, img disk.Image) disk.I
 		return nil, disk.Errorf(disk.Unsupported, "lay out %s: the format can only be read", format)
 	}
 	if c.passes(format, n) {
-		return c.container(), nil
+		return c.container(n), nil
 	}
 	m := c.machine(wrap)
-	if format != formatOVA || n > 0 {
+	if !row.Machine || n > 0 {
 		if n >= len(m.Disks) {
 			return nil, disk.Errorf(disk.NotFound, "find disk %d: the image holds %d", n, len(m.Disks))
 		}
@@ -183,15 +194,17 @@ const formatOVA = "ova"
 // passes tells whether the source's own bytes are disk n of the image in a
 // format.
 func (c *core) passes(format string, n int) bool {
-	return c.facts.Contained && format == c.facts.Format && format != formatRaw && n == 0
+	own, ok := c.facts.own(n)
+	return ok && format == own.Format && format != formatRaw
 }
 
-// container is the source's own bytes.
-func (c *core) container() disk.Image {
-	if c.facts.File == nil {
-		return c.disk(0)
+// container is the source's own bytes, with disk n in them.
+func (c *core) container(n int) disk.Image {
+	own, _ := c.facts.own(n)
+	if own.File == nil {
+		return c.disk(n)
 	}
-	return layout.Frozen(c.source(-1, c.facts.FileSize), c.facts.File)
+	return layout.Frozen(c.source(-1-n, own.Size), own.File)
 }
 
 // disk is one disk of the image.
@@ -200,8 +213,8 @@ func (c *core) disk(i int) disk.Image {
 	return layout.Frozen(c.source(i, d.Size), d.Map)
 }
 
-// source is disk n of the source, or its container for n < 0. What is read of it
-// is counted.
+// source is disk n of the source, or for n < 0 the container of disk -1-n. What is
+// read of it is counted.
 func (c *core) source(n int, size int64) disk.Image {
 	img := c.p.metrics.counted(c.Ref.Site, leased{c.lease, n, size})
 	if c.pace != nil {

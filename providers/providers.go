@@ -20,6 +20,7 @@ type Kind string
 const (
 	Images    Kind = "images"
 	Instances Kind = "instances"
+	Disks     Kind = "disks" // data disks that wait for their machine (SetKeeper); no directory is called so
 )
 
 // An Entry is an image or an instance as one listing shows it.
@@ -36,8 +37,9 @@ type Entry struct {
 	VirtualSize      int64  // bytes of the virtual disk; -1 unknown
 	Metadata
 	MetaReason string     // why its metadata cannot be read; the image can, all the same
-	Disks      []DiskInfo // of a machine with several; empty for one
+	Disks      []DiskInfo // of a machine whose disks are kept apart, the boot disk first; empty where Open(0) gives all there is
 	Capture    *Capture   // of an entry among the instances that is a capture which was kept
+	Waiting    *Waiting   // of an entry among the disks
 }
 
 // Live tells whether the entry is a machine in use, whose bytes change: they can
@@ -59,15 +61,23 @@ type Capture struct {
 
 // DiskInfo is what a listing knows of one disk.
 type DiskInfo struct {
+	Device  string    // empty when it has no name
+	Size    int64     // bytes of its container; -1 unknown
+	Updated time.Time // of this disk; zero is that of the entry
+}
+
+// Waiting is what a listing knows of a data disk that is no part of an image yet.
+// The entry's Name is that of the image which it is for.
+type Waiting struct {
+	Number int // that it will have in the image: 1 or more, for 0 is the boot disk
 	Device string
-	Size   int64 // bytes; -1 unknown
 }
 
 // A Source is the bytes of an entry, in a container format.
 type Source struct {
 	disk.Image
 	Format string // "raw", "qcow2"…; empty when only the bytes can tell
-	Name   string // of the file, among those that Resolve opens; empty without Resolve
+	Name   string // of the file, where the provider has files; Resolve knows it by this name
 
 	// Resolve opens a file beside this one, where the provider has such a thing
 	// (an extent of a VMDK, a disk beside an OVF); nil otherwise.
@@ -84,7 +94,8 @@ type Provider interface {
 	// for each entry. Kinds that the provider does not have list as empty.
 	List(ctx context.Context, kind Kind) ([]Entry, error)
 
-	// Open opens the bytes of one disk of an entry, 0 for the boot disk, pinned
+	// Open opens the bytes of one disk of an entry, 0 for the boot disk or a
+	// container of all, the others by their places in Disks, pinned
 	// to the entry's Version: an entry that has changed since is Stale, one
 	// that is gone NotFound, and reads after a later change fail with Stale. The
 	// context is that of the opening; the source outlives it. An instance is
@@ -102,9 +113,20 @@ type Spec struct {
 	Metadata
 	Mtime time.Time // kept with the image; zero is now
 
+	// Disk is the number of the disk that is sent: 0 for an image, or the boot
+	// disk of one; more for a data disk, which only a SetKeeper takes.
+	Disk   int
+	Device string // of a data disk: what the machine calls it; empty for no name
+
 	// Replaces is the image whose name the new one takes: it goes when, and only
-	// when, Commit has put the new one in its place. Nil replaces nothing.
+	// when, Commit has put the new one in its place. Nil replaces nothing. For a
+	// data disk it is the entry that has a disk of this number; that disk goes.
 	Replaces *Entry
+
+	// Whole tells that data disks which are kept apart from the image that is
+	// replaced go with it. Otherwise they stay, as those of the new one. The new
+	// data disks say so too, and are committed after their boot disk.
+	Whole bool
 }
 
 // An Uploader is a provider that takes images.
@@ -152,6 +174,26 @@ type Upload interface {
 	// Suspend lets go of the upload and leaves what was sent, for Resume.
 	Suspend() error
 }
+
+// A SetKeeper is an Uploader that keeps the disks of a machine apart: a set. The
+// boot disk is the image; a data disk is sent with its number in Spec.Disk. It is a
+// part of the image of its name as soon as that is there and has a disk of every
+// smaller number, whichever of them comes last. Until then it waits: durable, listed
+// under the kind Disks, and a part of nothing.
+type SetKeeper interface {
+	Uploader
+
+	// DeleteDisk removes a data disk of an image for good, or one that waits (of
+	// number 0 in its own entry). Those of greater numbers wait from then on.
+	DeleteDisk(ctx context.Context, e Entry, disk int) error
+
+	// SetDiskMtime is SetMtime of a Timer for one disk of an image.
+	SetDiskMtime(ctx context.Context, e Entry, disk int, mtime time.Time) (Entry, error)
+}
+
+// MaxDisks is how many disks a machine may have: what four SCSI controllers of 64
+// take, as vSphere has it.
+const MaxDisks = 256
 
 // A Digest is of the exact bytes of a container, by the named algorithm:
 // disk.DigestAlgorithm is disk.Sum's, the others are the clouds' own ("sha512", "md5").

@@ -50,7 +50,7 @@ const (
 func describe(m *disk.Machine, name string, parts []part) ([]byte, error) {
 	w := &writer{}
 	name = text(cmp.Or(name, m.Meta.Name, "machine"), maxName)
-	os := guestOS(m.Meta)
+	os, ids := guestOS(m.Meta), diskIDs(m)
 	w.line(`<?xml version="1.0" encoding="UTF-8"?>`)
 	w.line(`<Envelope xmlns="%[1]s" xmlns:ovf="%[1]s" xmlns:rasd="%[2]s_ResourceAllocationSettingData" xmlns:vssd="%[2]s_VirtualSystemSettingData" xmlns:vmw="http://www.vmware.com/schema/ovf">`,
 		"http://schemas.dmtf.org/ovf/envelope/1", "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM")
@@ -62,8 +62,8 @@ func describe(m *disk.Machine, name string, parts []part) ([]byte, error) {
 	w.line(`  <DiskSection>`)
 	w.line(`    <Info>Virtual disks</Info>`)
 	for i, p := range parts {
-		w.line(`    <Disk ovf:capacity="%d" ovf:capacityAllocationUnits="byte" ovf:diskId="vmdisk%[2]d" ovf:fileRef="file%[2]d" ovf:format="%[3]s" ovf:populatedSize="%[4]d"/>`,
-			p.capacity, i+1, "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized", p.populated)
+		w.line(`    <Disk ovf:capacity="%d" ovf:capacityAllocationUnits="byte" ovf:diskId="%[5]s" ovf:fileRef="file%[2]d" ovf:format="%[3]s" ovf:populatedSize="%[4]d"/>`,
+			p.capacity, i+1, "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized", p.populated, ids[i])
 	}
 	w.line(`  </DiskSection>`)
 	w.line(`  <NetworkSection>`)
@@ -79,7 +79,7 @@ func describe(m *disk.Machine, name string, parts []part) ([]byte, error) {
 	w.line(`      <Info>The guest operating system</Info>`)
 	w.line(`      <Description>%s</Description>`, os.virtualBox)
 	w.line(`    </OperatingSystemSection>`)
-	w.hardware(m, name, len(parts))
+	w.hardware(m, name, ids)
 	if d := text(m.Meta.Description, maxDescription); d != "" {
 		w.line(`    <AnnotationSection>`)
 		w.line(`      <Info>A description of the machine</Info>`)
@@ -94,6 +94,26 @@ func describe(m *disk.Machine, name string, parts []part) ([]byte, error) {
 	}
 	w.line("%*s", pad, "")
 	return w.Bytes(), nil
+}
+
+// maxDiskID is the longest name, in bytes, that a disk keeps.
+const maxDiskID = 32
+
+// diskIDs are the ids of the disks: the names that the source gives them, where they
+// are plain ones, so that whoever reads the descriptor calls them so again.
+func diskIDs(m *disk.Machine) []string {
+	ids, used := make([]string, len(m.Disks)), map[string]bool{}
+	for i, d := range m.Disks {
+		ids[i] = fmt.Sprintf("vmdisk%d", i+1)
+		odd := strings.ContainsFunc(d.Device, func(r rune) bool {
+			return r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+		})
+		if d.Device != "" && len(d.Device) <= maxDiskID && !odd && !used[d.Device] && !strings.HasPrefix(d.Device, "vmdisk") {
+			ids[i] = d.Device
+		}
+		used[ids[i]] = true
+	}
+	return ids
 }
 
 // A writer writes a descriptor line by line.
@@ -115,7 +135,8 @@ func (w *writer) item(pairs ...string) {
 
 // hardware writes the devices: instance 1 and 2 are CPU and memory, 3 the network
 // card, 10 and up the controllers, 20 and up the disks.
-func (w *writer) hardware(m *disk.Machine, name string, disks int) {
+func (w *writer) hardware(m *disk.Machine, name string, ids []string) {
+	disks := len(ids)
 	cpus, ram := cmp.Or(max(m.Meta.CPUs, 0), defaultCPUs), cmp.Or(max(m.Meta.MinRAM, 0), defaultRAM)
 	ram = (ram + 3) / 4 * 4 // VMware takes multiples of 4 MiB
 	w.line(`    <VirtualHardwareSection>`)
@@ -137,7 +158,7 @@ func (w *writer) hardware(m *disk.Machine, name string, disks int) {
 	}
 	for i := range disks {
 		w.item("AddressOnParent", fmt.Sprint(c.address(i%c.slots)), "ElementName", fmt.Sprintf("Hard disk %d", i+1),
-			"HostResource", fmt.Sprintf("ovf:/disk/vmdisk%d", i+1), "InstanceID", fmt.Sprint(20+i),
+			"HostResource", "ovf:/disk/"+ids[i], "InstanceID", fmt.Sprint(20+i),
 			"Parent", fmt.Sprint(10+i/c.slots), "ResourceType", "17")
 	}
 	w.item("AddressOnParent", "7", "AutomaticAllocation", "true", "Connection", "VM Network", "ElementName", "Network adapter 1",

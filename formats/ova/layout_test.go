@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"chromogenic/disk"
+	"chromogenic/disk/disktest"
 	"chromogenic/formats/layout"
 )
 
@@ -243,5 +244,28 @@ func TestLayoutBigMember(t *testing.T) {
 	listing := run(t, "tar", "tvf", sparse)
 	if !strings.Contains(listing, fmt.Sprint(size)) || !strings.Contains(listing, "disk2.vmdk") {
 		t.Fatalf("tar lists\n%s", listing)
+	}
+}
+
+// TestDevicesKeepTheirNames: the names of disks come back, as far as they are plain.
+func TestDevicesKeepTheirNames(t *testing.T) {
+	names := []string{"", "vdb", "a b", "vdb", "vmdisk1", "vmdisk6", `x"/>`, strings.Repeat("d", 33), strings.Repeat("d", 32)}
+	want := []string{"vmdisk1", "vdb", "vmdisk3", "vmdisk4", "vmdisk5", "vmdisk6", "vmdisk7", "vmdisk8", strings.Repeat("d", 32)}
+	m := &disk.Machine{}
+	for _, name := range names {
+		m.Disks = append(m.Disks, disk.Disk{Image: disktest.Pattern(1<<16, nil), Device: name})
+	}
+	f, err := Layout(m, layout.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, d := range again.Disks {
+		if d.Device != want[i] {
+			t.Errorf("disk %d, %q, is called %q, want %q", i, names[i], d.Device, want[i])
+		}
 	}
 }

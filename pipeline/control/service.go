@@ -43,9 +43,10 @@ type Service interface {
 	// Capture is pipeline.Capture. It is cancelled when ctx ends.
 	Capture(ctx context.Context, r CaptureRequest, progress func(pipeline.Progress)) (*jobs.Record, error)
 
-	// Remove is pipeline.Remove, or PlanRemoval for a dry run. What has begun is
-	// not stopped by the end of ctx.
+	// Remove is pipeline.Remove, or RemoveDisk, or for a dry run PlanRemoval or
+	// PlanDiskRemoval. What has begun is not stopped by the end of ctx.
 	Remove(ctx context.Context, r RemoveRequest) (pipeline.Removed, error)
+
 	// Refresh forgets what is known of a provider's listings, of all providers
 	// with an empty name, and lists them anew.
 	Refresh(ctx context.Context, site string) error
@@ -95,12 +96,13 @@ type CaptureRequest struct {
 	OverBudget bool          `json:"over_budget,omitempty"`
 }
 
-// A RemoveRequest is the removal of an image, or of a capture.
+// A RemoveRequest is the removal of an image, or of a capture, or of one data disk.
 type RemoveRequest struct {
 	Site    string         `json:"site"`
 	Kind    providers.Kind `json:"kind"`
 	ID      string         `json:"id"`
-	Version string         `json:"version"` // that was agreed to: another one is Stale
+	Version string         `json:"version"`        // that was agreed to: another one is Stale
+	Disk    int            `json:"disk,omitempty"` // that goes alone; 0 is all
 	DryRun  bool           `json:"dry_run,omitempty"`
 }
 
@@ -111,6 +113,9 @@ type Source struct {
 	ID     string         `json:"id"`
 	Format string         `json:"format"`
 	Disk   int            `json:"disk,omitempty"`
+
+	// Machine asks for all its disks, whatever the format.
+	Machine bool `json:"machine,omitempty"`
 }
 
 // A Destination is a name among the images of a provider; empty is that of the
@@ -118,6 +123,10 @@ type Source struct {
 type Destination struct {
 	Site string `json:"site"`
 	Name string `json:"name,omitempty"`
+
+	// Disk is the number of a data disk of that image; 0 is the image itself.
+	Disk   int    `json:"disk,omitempty"`
+	Device string `json:"device,omitempty"`
 }
 
 // Local is the Service of a pipeline in this process, which stays the caller's.
@@ -202,7 +211,8 @@ func (o *owner) Copy(ctx context.Context, r Request, progress func(pipeline.Prog
 	}
 	defer v.Close()
 	spec := pipeline.CopySpec{
-		From: v, Site: r.Destination.Site, Name: cmp.Or(r.Destination.Name, e.Name, e.ID),
+		From: v, Machine: r.Source.Machine, Site: r.Destination.Site, Name: cmp.Or(r.Destination.Name, e.Name, e.ID),
+		Disk: r.Destination.Disk, Device: r.Destination.Device,
 		Store: r.Store, Clean: r.Clean, Replace: r.Replace, Rate: r.Rate, Mtime: e.Updated, Until: r.Until, Progress: progress,
 	}
 	if r.DryRun {
@@ -252,11 +262,18 @@ func (o *owner) Remove(ctx context.Context, r RemoveRequest) (pipeline.Removed, 
 	case e.Version != r.Version:
 		err := disk.Errorf(disk.Stale, "remove %s:%s/%s: it has changed since it was looked at", r.Site, r.Kind, r.ID)
 		return pipeline.Removed{}, disk.Hint(err, "look at it again")
+	case r.DryRun && (r.Disk > 0 || e.Waiting != nil):
+		what, err := o.PlanDiskRemoval(ctx, r.Site, e, r.Disk)
+		return pipeline.Removed{Removal: what}, err
 	case r.DryRun:
 		what, err := o.PlanRemoval(ctx, r.Site, e)
 		return pipeline.Removed{Removal: what}, err
 	}
-	return o.Pipeline.Remove(ctx, r.Site, e, "chromogenic rm")
+	const by = "chromogenic rm"
+	if r.Disk > 0 || e.Waiting != nil {
+		return o.RemoveDisk(ctx, r.Site, e, r.Disk, by)
+	}
+	return o.Pipeline.Remove(ctx, r.Site, e, by)
 }
 
 func (o *owner) Refresh(ctx context.Context, site string) error {

@@ -63,8 +63,9 @@ type Record struct {
 	Stages      []Stage          `json:"stages"`
 	Notes       []string         `json:"notes,omitempty"` // what the user should know though nothing failed
 	Bytes       int64            `json:"bytes"`           // to send, without holes
-	VirtualSize int64            `json:"virtual_size"`    // bytes, of the boot disk
+	VirtualSize int64            `json:"virtual_size"`    // bytes, of the disk that is copied, of several the boot disk
 	Scratch     int64            `json:"scratch"`         // bytes of scratch space needed
+	Disks       []Disk           `json:"disks,omitempty"` // of a machine that is stored as several files, in the order in which they are sent
 	BytesDigest string           `json:"bytes_digest,omitempty"`
 	GuestDigest string           `json:"guest_digest,omitempty"`
 	Cleaned     bool             `json:"cleaned"`
@@ -79,12 +80,24 @@ type Record struct {
 	Ended       time.Time        `json:"ended,omitzero"`
 }
 
+// A Disk is one of several that a job has stored, each in a container of its own.
+type Disk struct {
+	Number      int    `json:"number"` // in the machine; 0 is the boot disk
+	Device      string `json:"device,omitempty"`
+	Format      string `json:"format"`
+	Bytes       int64  `json:"bytes"`        // to send, without holes
+	VirtualSize int64  `json:"virtual_size"` // bytes
+	BytesDigest string `json:"bytes_digest,omitempty"`
+	GuestDigest string `json:"guest_digest,omitempty"`
+}
+
 // Made is a thing at a provider, or a spool of our own, that is not to outlive a
 // job which fails. It is noted before it is made.
 type Made struct {
 	What  string `json:"what"`           // "upload", "snapshot", "spool"
 	Site  string `json:"site,omitempty"` // the provider that has it
 	Token []byte `json:"token"`          // by which it is found again
+	Disk  int    `json:"disk,omitempty"` // of an upload: its number in the machine
 }
 
 // An Error is why a job failed.
@@ -144,6 +157,7 @@ func ErrorOf(err error) *Error {
 func (r *Record) clone() Record {
 	c := *r
 	c.Stages, c.Notes, c.Made = slices.Clone(r.Stages), slices.Clone(r.Notes), slices.Clone(r.Made)
+	c.Disks = slices.Clone(r.Disks)
 	if r.Progress != nil {
 		p := *r.Progress
 		c.Progress = &p

@@ -15,8 +15,8 @@ import (
 	"chromogenic/providers"
 )
 
-// Rename gives the file of an image another name and keeps its extension. The
-// sidecar goes with it.
+// Rename gives the file of an image another name and keeps its extension. Its data
+// disks and its sidecar go with it.
 func (p *Provider) Rename(ctx context.Context, e providers.Entry, name string) (providers.Entry, error) {
 	renamed, err := p.rename(ctx, e, name)
 	if err != nil {
@@ -39,7 +39,17 @@ func (p *Provider) rename(ctx context.Context, e providers.Entry, name string) (
 	if file == e.ID {
 		return p.entry(d, file)
 	}
-	return p.publish(d, e.ID, file, name, func() (func() error, error) { return p.moveSidecar(d, e.ID, file, name) })
+	return p.publish(d, e.ID, file, name, func() (func() error, error) {
+		back, err := p.moveSet(d, e.ID, file)
+		if err != nil {
+			return nil, err
+		}
+		undo, err := p.moveSidecar(d, e.ID, file, name)
+		if err != nil {
+			return nil, errors.Join(err, back())
+		}
+		return func() error { return errors.Join(undo(), back()) }, nil
+	})
 }
 
 // SetMtime sets the modification time of the image's file, and of its parts that
@@ -122,8 +132,9 @@ func (p *Provider) publish(d *dir, from, file, name string, beside func() (undo 
 
 // replace gives the file from its final name in the place of the image old, which
 // must not have changed. There is no moment at which neither is there. Beside is that
-// of publish.
-func (p *Provider) replace(d *dir, from, file, name string, old providers.Entry, beside func() (undo func() error, err error)) (providers.Entry, error) {
+// of publish. The data disks of a set stay, unless all of it is replaced.
+func (p *Provider) replace(d *dir, from, file string, spec providers.Spec, beside func() (undo func() error, err error)) (providers.Entry, error) {
+	name, old := spec.Name, *spec.Replaces
 	p.change.Lock()
 	defer p.change.Unlock()
 	now, err := p.entry(d, old.ID)
@@ -136,13 +147,22 @@ func (p *Provider) replace(d *dir, from, file, name string, old providers.Entry,
 	if err := p.refuseTaken(d, name, from, old.ID); err != nil {
 		return providers.Entry{}, err
 	}
-	gone, err := p.removal(d, now)
+	gone, err := p.removalOfFile(d, now)
+	if err == nil && spec.Whole {
+		err = p.addSet(d, now, &gone)
+	}
 	if err != nil {
 		return providers.Entry{}, fmt.Errorf("replace %q: %w", old.ID, err)
 	}
 	undo, err := beside()
 	if err != nil {
 		return providers.Entry{}, explain(err)
+	}
+	var disks *aside
+	if spec.Whole {
+		if disks, err = p.setAside(d, old.ID, spec.Job); err != nil {
+			return providers.Entry{}, errors.Join(explain(err), undo())
+		}
 	}
 	if file == old.ID {
 		err = d.root.Rename(from, file)
@@ -152,10 +172,10 @@ func (p *Provider) replace(d *dir, from, file, name string, old providers.Entry,
 		}
 	}
 	if err != nil {
-		return providers.Entry{}, errors.Join(explain(err), undo())
+		return providers.Entry{}, errors.Join(explain(err), disks.undo(), undo())
 	}
-	if err := d.sync(); err != nil {
-		return providers.Entry{}, err
+	if err := errors.Join(d.sync(), disks.remove()); err != nil {
+		return providers.Entry{}, explain(err)
 	}
 	_ = d.removeParts(gone.parts) // the new image is there: what cannot go is left, as after a crash
 	return p.entry(d, file)

@@ -16,10 +16,10 @@ import (
 )
 
 // A capture that is kept is a file beside the disk of the machine, called
-// <stem>@<time><extension>. Extended attributes say of which instance it is, for it
-// may have another name, and in what state it was; that they are there tells a
-// capture of ours from a file that somebody has called so. On a filesystem without
-// them all that are called so count as ours.
+// <stem>@<time><extension>, and for a machine of several disks a set. Extended
+// attributes say of which instance it is, for it may have another name, and in what
+// state it was; that they are there tells a capture of ours from a file that somebody
+// has called so. On a filesystem without them all that are called so count as ours.
 const (
 	consistencyAttr = "user.chromogenic.consistency"
 	instanceAttr    = "user.chromogenic.instance"
@@ -36,21 +36,23 @@ func (p *Provider) Keep(ctx context.Context, instance providers.Entry, spec prov
 }
 
 func (p *Provider) keep(ctx context.Context, instance providers.Entry, spec providers.SnapSpec) (providers.Entry, error) {
-	t, err := p.capture(ctx, instance, spec)
+	c, err := p.capture(ctx, instance, spec)
 	if err != nil {
 		return providers.Entry{}, err
 	}
-	e, err := p.publishCapture(ctx, t, instance.ID, spec.Name)
+	e, err := p.publishCapture(ctx, c, instance.ID, spec.Name)
 	if err != nil {
-		return providers.Entry{}, errors.Join(err, t.remove())
+		return providers.Entry{}, errors.Join(err, c.remove())
 	}
-	t.close()
+	for _, t := range c.temps {
+		t.close()
+	}
 	return e, nil
 }
 
-// publishCapture gives a temporary the name of a capture of an instance as of now.
-func (p *Provider) publishCapture(ctx context.Context, t *temp, instance, name string) (providers.Entry, error) {
-	taken := time.Now().UTC()
+// publishCapture gives temporaries the names of a capture of an instance as of now.
+func (p *Provider) publishCapture(ctx context.Context, c captured, instance, name string) (providers.Entry, error) {
+	t, taken := c.temps[0], time.Now().UTC()
 	stem, ext, _, _ := p.split(instance)
 	marked, err := t.mark(instance)
 	switch {
@@ -62,8 +64,10 @@ func (p *Provider) publishCapture(ctx context.Context, t *temp, instance, name s
 	case name != "":
 		stem = encodeName(name)
 	}
-	if err := t.file.Sync(); err != nil {
-		return providers.Entry{}, explain(err)
+	for _, t := range c.temps {
+		if err := t.file.Sync(); err != nil {
+			return providers.Entry{}, explain(err)
+		}
 	}
 	if err := t.dir.there(); err != nil {
 		return providers.Entry{}, err
@@ -77,8 +81,14 @@ func (p *Provider) publishCapture(ctx context.Context, t *temp, instance, name s
 			return providers.Entry{}, disk.Hint(disk.Errorf(disk.Invalid, "call it %.40q…: its file's name would take %d bytes of %d", stem, len(file), maxFileName),
 				"give it a shorter name")
 		}
+		var undo func() error
+		if undo, err = c.publishDisks(strings.TrimSuffix(file, ext) + setExt); err != nil {
+			continue
+		}
 		if err = t.dir.move(t.name, file); err == nil {
 			t.name = file
+		} else if e := undo(); e != nil {
+			return providers.Entry{}, errors.Join(explain(err), e)
 		}
 	}
 	if err == nil {
@@ -151,7 +161,7 @@ func attribute(f *os.File, name string) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// DeleteCapture removes the file of a capture.
+// DeleteCapture removes the files of a capture.
 func (p *Provider) DeleteCapture(ctx context.Context, e providers.Entry) error {
 	if err := p.deleteCapture(ctx, e); err != nil {
 		return fmt.Errorf("delete capture %q: %w", e.ID, err)
@@ -165,11 +175,15 @@ func (p *Provider) deleteCapture(ctx context.Context, e providers.Entry) error {
 		return err
 	}
 	defer d.close()
-	if err := d.removable(e.ID); err != nil {
+	var r removal
+	if err := errors.Join(d.removable(e.ID), p.addSet(d, e, &r)); err != nil {
 		return err
 	}
 	if err := d.remove(e.ID); err != nil {
 		return err
+	}
+	if err := d.removeSet(r.set); err != nil {
+		return explain(err)
 	}
 	return d.sync()
 }

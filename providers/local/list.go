@@ -16,7 +16,8 @@ import (
 )
 
 // List lists the folder of a kind, in the order of the files' names. Each file
-// costs three calls to the kernel, and each part of an image one more. No file is
+// costs four calls to the kernel, and each part of an image and each data disk of a
+// machine one or two more. No file is
 // opened but captures, and sidecars and small ones that may be descriptors, once, and
 // again when they or their parts have changed. What cannot be read, by its nature or by its
 // permissions, has a Reason; a file whose state cannot be had at all makes the
@@ -30,6 +31,13 @@ func (p *Provider) List(ctx context.Context, kind providers.Kind) ([]providers.E
 		return nil, err
 	}
 	defer d.close()
+	if kind == providers.Disks {
+		waiting, err := p.listDisks(d)
+		if err != nil {
+			return nil, d.folder.unreachable("read", err)
+		}
+		return waiting, nil
+	}
 	names, err := d.names()
 	if err != nil {
 		return nil, err
@@ -77,11 +85,18 @@ func (p *Provider) entry(d *dir, file string) (providers.Entry, error) {
 			return providers.Entry{}, err
 		}
 	}
+	set, err := p.set(d, file)
+	if err != nil {
+		return providers.Entry{}, err
+	}
+	all := set.parts(parts)
 	side := p.sidecar(d, file)
+	reason = cmp.Or(reason, set.reason)
 	e := providers.Entry{
-		Kind: d.folder.kind, ID: file, Version: side.version(versionOf(st, parts)), Name: decodeName(stem),
-		Created: st.born, Updated: newest(st, parts), Status: "active", Reason: reason,
+		Kind: d.folder.kind, ID: file, Version: side.version(versionOf(st, all)), Name: decodeName(stem),
+		Created: st.born, Updated: newest(st, all), Status: "active", Reason: reason,
 		Format: format, Size: st.size, VirtualSize: -1, Metadata: side.Metadata, MetaReason: side.reason,
+		Disks: set.disks(st, parts),
 	}
 	if e.Kind == providers.Instances {
 		if of, taken, ok := p.splitCapture(file); ok {

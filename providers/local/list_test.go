@@ -31,7 +31,7 @@ func newProvider(t *testing.T) (p *Provider, images, instances string) {
 
 func makeProvider(t *testing.T, o Options) *Provider {
 	t.Helper()
-	o.Name, o.Formats = "office", formatsByExt()
+	o.Name, o.Formats, o.Machines = "office", formatsByExt(), []string{"ova", "ovf"}
 	p, err := New(o)
 	if err != nil {
 		t.Fatal(err)

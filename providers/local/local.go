@@ -7,7 +7,8 @@
 // time, the inode and the birth, its name the file's name without the extension (see
 // fileName for the characters that a file name cannot carry). The version of an
 // image that lies in several files covers the others too (see parts.go), and its
-// time is that of the newest. Metadata lies beside an image as <stem>.json (see
+// time is that of the newest; so is that of a machine of several disks, which may be
+// kept as a set of files (see set.go). Metadata lies beside an image as <stem>.json (see
 // sidecar.go); the version covers what it says.
 //
 // Every operation opens the folder anew and leaves it closed, so a disk can be
@@ -47,6 +48,10 @@ type Options struct {
 	// that is its own name, else with the first one in alphabetical order.
 	Formats map[string]string
 
+	// Machines are the formats whose files hold all disks of a machine. To a file
+	// of another one data disks may belong that lie beside it: see set.go.
+	Machines []string
+
 	// Mountpoint is where the provider is going to be mounted, if it is. It may
 	// not be inside a folder that is served, nor the other way round: the one
 	// would hide or contain the other.
@@ -60,6 +65,7 @@ type Provider struct {
 	instances *folder
 	store     string
 	formats   map[string]string // by extension
+	machines  []string          // formats
 
 	limits map[string]int64                             // bytes of a descriptor, by format
 	read   func(providers.Source) (whole bool, _ error) // finds the parts of an image; nil for none
@@ -69,12 +75,12 @@ type Provider struct {
 	change sync.Mutex
 
 	mu   sync.Mutex
-	live map[string]*temp // snapshots that are not released, by id
+	live map[string][]*temp // snapshots that are not released, by id
 }
 
 var (
 	_ providers.Provider    = (*Provider)(nil)
-	_ providers.Uploader    = (*Provider)(nil)
+	_ providers.SetKeeper   = (*Provider)(nil)
 	_ providers.Deleter     = (*Provider)(nil)
 	_ providers.Surveyor    = (*Provider)(nil)
 	_ providers.Renamer     = (*Provider)(nil)
@@ -95,7 +101,7 @@ var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
 // New makes a provider. A folder that is not there is no error, for its disk may
 // be plugged in later: until then its listing is Unreachable.
 func New(o Options) (*Provider, error) {
-	p := &Provider{name: o.Name, store: o.Store, formats: o.Formats, live: map[string]*temp{}}
+	p := &Provider{name: o.Name, store: o.Store, formats: o.Formats, machines: o.Machines, live: map[string][]*temp{}}
 	if p.store == "" {
 		p.store = storeSource
 	}
@@ -164,6 +170,9 @@ func (p *Provider) folders() []*folder {
 
 // folder is the one of a kind, nil when the provider has none.
 func (p *Provider) folder(kind providers.Kind) *folder {
+	if kind == providers.Disks {
+		kind = providers.Images
+	}
 	for _, f := range p.folders() {
 		if f.kind == kind {
 			return f

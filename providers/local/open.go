@@ -22,8 +22,8 @@ func (p *Provider) Open(ctx context.Context, e providers.Entry, n int) (provider
 	if err := ctx.Err(); err != nil {
 		return providers.Source{}, err
 	}
-	if n != 0 {
-		return providers.Source{}, disk.Errorf(disk.NotFound, "open disk %d of %q: it has one disk", n, e.ID)
+	if e.Kind == providers.Disks {
+		return p.openWaiting(e, n)
 	}
 	_, _, format, ok := p.split(e.ID)
 	if !ok || !plainName(e.ID) {
@@ -42,13 +42,21 @@ func (p *Provider) Open(ctx context.Context, e providers.Entry, n int) (provider
 	_, _, kept := p.splitCapture(e.ID)
 	img.live = e.Kind == providers.Instances && !kept
 	parts, err := p.parts(d, e.ID, format, img.state)
-	if err == nil && !img.live && !d.folder.times.same(bytesOf(e.Version), versionOf(img.state, parts)) {
+	var s set
+	if err == nil {
+		s, err = p.set(d, e.ID)
+	}
+	if err == nil && !img.live && !d.folder.times.same(bytesOf(e.Version), versionOf(img.state, s.parts(parts))) {
 		err = disk.Errorf(disk.Stale, "open %q: image has changed since it was listed", e.ID)
 	}
 	if err != nil {
 		img.Close()
 		d.root.Close()
 		return providers.Source{}, explain(err)
+	}
+	if n != 0 {
+		defer img.Close()
+		return s.open(d, n, img.live)
 	}
 	return providers.Source{
 		Image:   &rooted{pinned: img, root: d.root},

@@ -19,8 +19,8 @@ import (
 )
 
 // Delete removes the file of an image; of a symlink, the link. With it go the files
-// that it leads to and that are its own, and the sidecar, if it is one of ours and no
-// other image has its name. An image that has changed since it was listed is Stale
+// that it leads to and that are its own, its data disks, and the sidecar, if it is one
+// of ours and no other image has its name. An image that has changed since it was listed is Stale
 // and stays; one that another image is made of, or whose files are immutable, is Busy.
 //
 // What makes it an image goes first. So a crash on the way leaves files that are no
@@ -44,7 +44,7 @@ func (p *Provider) Delete(ctx context.Context, e providers.Entry) error {
 	if err := d.sync(); err != nil {
 		return fmt.Errorf("delete image: %w", explain(err))
 	}
-	err = d.removeParts(r.parts)
+	err = errors.Join(d.removeParts(r.parts), d.removeSet(r.set))
 	if r.sidecar != "" {
 		err = errors.Join(err, p.dropSidecar(d, e.ID))
 	}
@@ -74,6 +74,10 @@ func (p *Provider) Survey(ctx context.Context, e providers.Entry) (providers.Rem
 		out.Files = append(out.Files, x.name)
 		out.Size += x.state.size
 	}
+	for _, m := range r.set {
+		out.Files = append(out.Files, m.file)
+		out.Size += m.state.size
+	}
 	return out, nil
 }
 
@@ -81,12 +85,22 @@ func (p *Provider) Survey(ctx context.Context, e providers.Entry) (providers.Rem
 type removal struct {
 	size    int64 // bytes of its file
 	parts   []part
+	set     []member
 	kept    []providers.Kept
 	sidecar string // empty: none goes
 }
 
 // removal finds out what goes with an image or a capture, and whether it may.
 func (p *Provider) removal(d *dir, e providers.Entry) (r removal, err error) {
+	if r, err = p.removalOfFile(d, e); err == nil {
+		err = p.addSet(d, e, &r)
+	}
+	return r, err
+}
+
+// removalOfFile is removal without the data disks of a set, which the next boot disk
+// may have.
+func (p *Provider) removalOfFile(d *dir, e providers.Entry) (r removal, err error) {
 	_, _, format, _ := p.split(e.ID)
 	own, reason, err := d.look(e.ID)
 	if err != nil {

@@ -1,7 +1,6 @@
 package local
 
 import (
-	"slices"
 	"sync"
 	"time"
 
@@ -51,8 +50,8 @@ func (r *retimed) same(before, after string) bool {
 	return false
 }
 
-// retime sets the time of an image: of its file, and of those parts that are
-// newer, for the newest counts.
+// retime sets the time of an image: of its file, and of those parts and data disks
+// that are newer, for the newest counts.
 func (p *Provider) retime(d *dir, e providers.Entry, mtime time.Time) error {
 	own, _, err := d.look(e.ID)
 	if err != nil {
@@ -63,7 +62,11 @@ func (p *Provider) retime(d *dir, e providers.Entry, mtime time.Time) error {
 	if err != nil {
 		return err
 	}
-	parts = slices.Clone(parts)
+	set, err := p.set(d, e.ID)
+	if err != nil {
+		return err
+	}
+	parts = set.parts(parts)
 	return d.folder.times.change(func(note func(before, after string)) error {
 		if own, err = d.retime(e.ID, mtime, note); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"strings"
 	"time"
 
@@ -22,11 +23,12 @@ const copyAttempts = 3
 // the grain of the kernel's clock, so that a later write gives another time.
 const quiet = 20 * time.Millisecond
 
-// Snapshot captures the disk of a machine into a hidden file beside it. On a
+// Snapshot captures the disks of a machine into hidden files beside them. On a
 // filesystem with reflinks (btrfs, xfs) that takes a moment and no space, and
 // the capture is of one instant. On others the file is copied, and the copy
 // holds only if nothing was written meanwhile; with a machine that keeps writing
-// it fails as Busy.
+// it fails as Busy. The disks of a set are captured one after the other, so there
+// too nothing may be written to any of them meanwhile, reflinks or not.
 //
 // A folder cannot tell whether a machine is stopped, so the consistency is
 // always that of a crash. A disk that is made of several files is refused.
@@ -39,57 +41,61 @@ func (p *Provider) Snapshot(ctx context.Context, instance providers.Entry, spec 
 }
 
 func (p *Provider) snapshot(ctx context.Context, instance providers.Entry, spec providers.SnapSpec) (providers.Snapshot, error) {
-	t, err := p.capture(ctx, instance, spec)
+	c, err := p.capture(ctx, instance, spec)
 	if err != nil {
 		return providers.Snapshot{}, err
 	}
-	img, err := t.read()
-	if err != nil {
-		return providers.Snapshot{}, errors.Join(err, t.remove())
+	s := providers.Snapshot{ID: snapshotID(providers.Instances, c.temps[0].name), Taken: time.Now(), Consistency: providers.Crash}
+	for i, t := range c.temps {
+		img, err := t.read()
+		if err != nil {
+			for _, d := range s.Disks {
+				d.Close()
+			}
+			return providers.Snapshot{}, errors.Join(err, c.remove())
+		}
+		_, _, format, _ := p.split(path.Base(c.files[i]))
+		s.Disks = append(s.Disks, providers.Source{Image: img, Format: format})
 	}
-	_, _, format, _ := p.split(instance.ID)
-	id := snapshotID(providers.Instances, t.name)
 	p.mu.Lock()
-	p.live[id] = t
+	p.live[s.ID] = c.temps
 	p.mu.Unlock()
-	return providers.Snapshot{
-		ID:          id,
-		Taken:       time.Now(),
-		Disks:       []providers.Source{{Image: img, Format: format}},
-		Consistency: providers.Crash,
-	}, nil
+	return s, nil
 }
 
-// capture captures the disk of a machine into a temporary.
-func (p *Provider) capture(ctx context.Context, instance providers.Entry, spec providers.SnapSpec) (*temp, error) {
+// capture captures the disks of a machine into temporaries.
+func (p *Provider) capture(ctx context.Context, instance providers.Entry, spec providers.SnapSpec) (c captured, err error) {
 	_, _, format, ok := p.split(instance.ID)
 	_, _, kept := p.splitCapture(instance.ID)
 	switch {
 	case spec.RequireStopped || spec.RequireFrozen:
-		return nil, disk.Hint(disk.Errorf(disk.Unsupported, "a folder can neither freeze the machine nor tell whether it is stopped"),
+		return c, disk.Hint(disk.Errorf(disk.Unsupported, "a folder can neither freeze the machine nor tell whether it is stopped"),
 			"stop the machine yourself, and capture with the policy auto and without --freeze")
 	case instance.Kind != providers.Instances || !ok || !plainName(instance.ID):
-		return nil, disk.Errorf(disk.NotFound, "it is no instance")
+		return c, disk.Errorf(disk.NotFound, "it is no instance")
 	case kept:
-		return nil, disk.Hint(disk.Errorf(disk.Unsupported, "it is a capture already"), "read it as it is")
+		return c, disk.Hint(disk.Errorf(disk.Unsupported, "it is a capture already"), "read it as it is")
 	}
-	d, err := p.open(providers.Instances)
-	if err != nil {
-		return nil, err
+	if c.files, err = p.capturable(instance.ID, format); err != nil {
+		return c, err
 	}
-	if err := p.refuseParts(d, instance.ID, format); err != nil {
-		d.close()
-		return nil, err
+	for range c.files {
+		d, err := p.open(providers.Instances)
+		if err != nil {
+			return c, errors.Join(err, c.remove())
+		}
+		// The owner alone may read what a running machine has on its disk.
+		t, err := createTemp(d, spec.Job, 0o600)
+		if err != nil {
+			err = disk.Hint(err, "a capture is made beside the disk, so the folder of instances must be writable")
+			return c, errors.Join(err, c.remove())
+		}
+		c.temps = append(c.temps, t)
 	}
-	// The owner alone may read what a running machine has on its disk.
-	t, err := createTemp(d, spec.Job, 0o600)
-	if err != nil {
-		return nil, disk.Hint(err, "a capture is made beside the disk, so the folder of instances must be writable")
+	if err := c.fill(ctx); err != nil {
+		return c, errors.Join(err, c.remove())
 	}
-	if err := t.capture(ctx, instance.ID); err != nil {
-		return nil, errors.Join(err, t.remove())
-	}
-	return t, nil
+	return c, nil
 }
 
 // refuseParts refuses a disk that lies in several files: they cannot be captured at
@@ -107,37 +113,13 @@ func (p *Provider) refuseParts(d *dir, file, format string) error {
 	return explain(err)
 }
 
-// capture fills t with the content of a file, as of one moment, and reads back what
-// it has copied.
-func (t *temp) capture(ctx context.Context, file string) error {
-	for range copyAttempts {
-		sum, err := t.clone(ctx, file)
-		if disk.KindOf(err) == disk.Stale {
-			continue
-		}
-		if err == nil && sum != "" {
-			err = t.compare(ctx, sum)
-		}
-		return err
-	}
-	return disk.Hint(disk.Errorf(disk.Busy, "the disk was written to during each of %d copies", copyAttempts),
-		"stop the machine, or keep its disk on a filesystem with reflinks (btrfs, xfs)")
-}
-
 // clone clones the file, or copies it and gives the digest of what was read. It is
 // Stale when the file was written to during the copy.
-func (t *temp) clone(ctx context.Context, file string) (sum string, err error) {
-	src, err := t.dir.openPinned(file)
-	if err != nil {
-		return "", err
-	}
-	defer src.Close()
+func (t *temp) clone(ctx context.Context, src *pinned) (sum string, err error) {
 	if unix.IoctlFileClone(int(t.file.Fd()), int(src.file.Fd())) == nil {
 		return "", nil
 	}
-	if wait := quiet - time.Since(src.state.mtime()); wait > 0 && wait <= quiet {
-		time.Sleep(wait)
-	}
+	src.calm()
 	if err := src.check(); err != nil {
 		return "", fmt.Errorf("copy %q: %w", src.file.Name(), err)
 	}
@@ -180,11 +162,11 @@ func snapshotID(kind providers.Kind, temp string) string {
 // Release removes a snapshot, or one of Leftovers. One that is gone is released.
 func (p *Provider) Release(_ context.Context, id string) error {
 	p.mu.Lock()
-	t := p.live[id]
+	temps := p.live[id]
 	delete(p.live, id)
 	p.mu.Unlock()
-	if t != nil {
-		return t.remove()
+	if temps != nil {
+		return captured{temps: temps}.remove()
 	}
 	kind, name, ok := strings.Cut(id, "/")
 	if !ok || !isTemp(name) || strings.Contains(name, "/") {
@@ -201,6 +183,9 @@ func (p *Provider) Release(_ context.Context, id string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("release snapshot %q: %w", id, explain(err))
+	}
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return explain(p.clearAside(d, name, f))
 	}
 	defer f.Close()
 	return d.root.Remove(name)

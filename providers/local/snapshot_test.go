@@ -208,7 +208,7 @@ func TestLeftovers(t *testing.T) {
 		}
 	}
 	u.temp.close() // as a crash does
-	p.live[s.ID].close()
+	p.live[s.ID][0].close()
 	for _, id := range leftovers(2) {
 		if err := other.Release(t.Context(), id); err != nil {
 			t.Error(err)

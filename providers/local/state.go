@@ -28,6 +28,9 @@ func (s state) version() string {
 	return fmt.Sprintf("%d-%d.%09d-%d-%d", s.size, s.sec, s.nsec, s.inode, s.made)
 }
 
+// identity is the text that tells a file from all others, whatever is written to it.
+func (s state) identity() string { return fmt.Sprintf("%d-%d", s.inode, s.made) }
+
 // same tells whether two states are of one version.
 func (s state) same(o state) bool {
 	return s.size == o.size && s.sec == o.sec && s.nsec == o.nsec && s.inode == o.inode && s.made == o.made

@@ -2,6 +2,7 @@ package local
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -55,6 +56,16 @@ func TestSuite(t *testing.T) {
 			},
 			Instance: func(t *testing.T, name string, img disk.Image) {
 				writeImage(t, filepath.Join(instances, encodeName(name)+".raw"), img)
+			},
+			Machine: func(t *testing.T, name string, disks ...disk.Image) {
+				stem := filepath.Join(instances, encodeName(name))
+				writeImage(t, stem+".raw", disks[0])
+				if err := os.Mkdir(stem+setExt, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				for i, d := range disks[1:] {
+					writeImage(t, filepath.Join(stem+setExt, fmt.Sprintf("%d-vd%c.raw", i+1, 'b'+i)), d)
+				}
 			},
 			Debris: func(t *testing.T) []string {
 				return append(hidden(t, images), hidden(t, instances)...)

@@ -35,13 +35,7 @@ type temp struct {
 
 // createTemp makes an empty one; from then on it owns d, also when it fails.
 func createTemp(d *dir, job string, mode os.FileMode) (*temp, error) {
-	job = strings.Map(func(r rune) rune {
-		if r == '-' || r == '_' || '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' {
-			return r
-		}
-		return '_'
-	}, job)
-	name := fmt.Sprintf("%s%s-%s%s", tempPrefix, job[:min(len(job), maxJob)], rand.Text()[:10], tempSuffix)
+	name := tempName(job)
 	f, err := d.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		d.close()
@@ -58,6 +52,17 @@ func createTemp(d *dir, job string, mode os.FileMode) (*temp, error) {
 		return nil, disk.Errorf(disk.Busy, "lock %q: %w", name, err)
 	}
 	return t, nil
+}
+
+// tempName is the name of a new one.
+func tempName(job string) string {
+	job = strings.Map(func(r rune) rune {
+		if r == '-' || r == '_' || '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' {
+			return r
+		}
+		return '_'
+	}, job)
+	return fmt.Sprintf("%s%s-%s%s", tempPrefix, job[:min(len(job), maxJob)], rand.Text()[:10], tempSuffix)
 }
 
 // flock locks f, or fails at once with EWOULDBLOCK when another has it.
@@ -149,10 +154,15 @@ func (d *dir) lockTemp(name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, &os.PathError{Op: "open", Path: name, Err: errNotRegular}
+	var f *os.File
+	switch {
+	case info.IsDir(): // an aside
+		f, err = d.openSet(name)
+	case !info.Mode().IsRegular():
+		err = &os.PathError{Op: "open", Path: name, Err: errNotRegular}
+	default:
+		f, err = d.root.OpenFile(name, os.O_RDWR|unix.O_NONBLOCK, 0) // NFS locks only what is open for writing
 	}
-	f, err := d.root.OpenFile(name, os.O_RDWR|unix.O_NONBLOCK, 0) // NFS locks only what is open for writing
 	if err != nil {
 		return nil, err
 	}

@@ -68,7 +68,7 @@ func (p *Provider) begin(ctx context.Context, spec providers.Spec) (*upload, err
 	if spec.Size < 0 {
 		return nil, disk.Errorf(disk.Invalid, "size %d", spec.Size)
 	}
-	file, err := fileName(spec.Name, "."+p.extension(spec.Format))
+	file, err := p.uploaded(spec)
 	if err != nil {
 		return nil, err
 	}
@@ -76,11 +76,7 @@ func (p *Provider) begin(ctx context.Context, spec providers.Spec) (*upload, err
 	if err != nil {
 		return nil, err
 	}
-	var own []string
-	if spec.Replaces != nil {
-		own = append(own, spec.Replaces.ID)
-	}
-	if err := p.refuseTaken(d, spec.Name, own...); err != nil {
+	if err := p.refuse(d, spec); err != nil {
 		d.close()
 		return nil, err
 	}
@@ -100,6 +96,31 @@ func (p *Provider) begin(ctx context.Context, spec providers.Spec) (*upload, err
 	return &upload{provider: p, spec: spec, file: file, temp: t}, nil
 }
 
+// uploaded is the name of the file that an upload will have.
+func (p *Provider) uploaded(spec providers.Spec) (string, error) {
+	switch {
+	case spec.Disk == 0:
+		return fileName(spec.Name, "."+p.extension(spec.Format))
+	case spec.Disk < 0 || spec.Disk >= providers.MaxDisks:
+		return "", disk.Errorf(disk.Invalid, "disk %d: a machine has at most %d", spec.Disk, providers.MaxDisks)
+	case slices.Contains(p.machines, spec.Format):
+		return "", disk.Errorf(disk.Invalid, "a file of format %q holds a machine, and no data disk", spec.Format)
+	}
+	return diskFile(spec.Name, spec.Disk, spec.Device, p.extension(spec.Format))
+}
+
+// refuse fails with Exists when the name, or the number, of an upload is taken.
+func (p *Provider) refuse(d *dir, spec providers.Spec) error {
+	if spec.Disk > 0 {
+		return p.refuseDisk(d, spec)
+	}
+	var own []string
+	if spec.Replaces != nil {
+		own = append(own, spec.Replaces.ID)
+	}
+	return p.refuseTaken(d, spec.Name, own...)
+}
+
 // Resume takes up the hidden file of an upload whose process is gone.
 func (p *Provider) Resume(_ context.Context, spec providers.Spec, token []byte) (providers.Upload, error) {
 	u, err := p.resume(spec, string(token))
@@ -116,7 +137,7 @@ func (p *Provider) resume(spec providers.Spec, name string) (*upload, error) {
 	u := &upload{provider: p, spec: spec, again: true}
 	if spec.Name != "" {
 		var err error
-		if u.file, err = fileName(spec.Name, "."+p.extension(spec.Format)); err != nil {
+		if u.file, err = p.uploaded(spec); err != nil {
 			return nil, err
 		}
 	}
@@ -283,8 +304,10 @@ func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
 	}
 	var e providers.Entry
 	var err error
-	if old := u.spec.Replaces; old != nil {
-		e, err = u.provider.replace(t.dir, t.name, u.file, u.spec.Name, *old, beside)
+	if u.spec.Disk > 0 {
+		e, err = u.provider.publishDisk(t.dir, t.name, u.file, u.spec)
+	} else if u.spec.Replaces != nil {
+		e, err = u.provider.replace(t.dir, t.name, u.file, u.spec, beside)
 	} else {
 		e, err = u.provider.publish(t.dir, t.name, u.file, u.spec.Name, beside)
 	}

@@ -29,6 +29,10 @@ type Fixture struct {
 	// Instance makes a machine with one disk.
 	Instance func(t *testing.T, name string, img disk.Image)
 
+	// Machine makes a machine of several disks, the boot disk first, which the
+	// provider keeps apart.
+	Machine func(t *testing.T, name string, disks ...disk.Image)
+
 	// Debris names whatever is in the cloud besides images and instances.
 	Debris func(t *testing.T) []string
 
@@ -64,7 +68,11 @@ func Suite(t *testing.T, fixture func(t *testing.T) Fixture) {
 		{"Mtime", setMtime},
 		{"Meta", setMeta},
 		{"UploadMeta", uploadMeta},
+		{"UploadDisks", uploadDisks},
+		{"UploadDisksUndone", uploadDisksUndone},
+		{"ChangeDisks", changeDisks},
 		{"Snapshot", snapshot},
+		{"SnapshotSet", snapshotSet},
 		{"Keep", keepCaptures},
 	}
 	for _, tt := range tests {
@@ -171,7 +179,7 @@ func wantKind(t *testing.T, what string, err error, kind disk.Kind) {
 }
 
 func listEmpty(t *testing.T, f Fixture) {
-	for _, kind := range []providers.Kind{providers.Images, providers.Instances, "nonsense"} {
+	for _, kind := range []providers.Kind{providers.Images, providers.Instances, providers.Disks, "nonsense"} {
 		entries, err := f.Provider.List(t.Context(), kind)
 		if err != nil || len(entries) != 0 {
 			t.Errorf("listing of %s: %d entries, %v", kind, len(entries), err)
