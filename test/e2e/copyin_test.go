@@ -99,11 +99,13 @@ func copyIn(t *testing.T, s *server, to site, p program, disk, src, name string)
 	w.done(t, file)
 	same(t, disk, file, format)
 	listed := names(t, s.images(to.name))
-	for _, f := range formats() {
+	for i, f := range formats() {
 		if !slices.Contains(listed, name+"."+f) {
 			t.Errorf("%s.%s is not listed", name, f)
 		}
-		same(t, disk, s.images(to.name, name+"."+f), f)
+		if full() || i == len(name)%len(formats()) {
+			same(t, disk, s.images(to.name, name+"."+f), f)
+		}
 	}
 	if _, err := os.Lstat(src); p.moves != (errno(err) == syscall.ENOENT) {
 		t.Errorf("source after the copy: %v", err)

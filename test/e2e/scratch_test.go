@@ -143,12 +143,15 @@ func TestNoScratchWithin(t *testing.T) {
 	if got := allocated(t, filepath.Join(a.images, "sparse-raw.raw")); got >= 24*mib {
 		t.Fatalf("the sparse disk takes %d bytes", got)
 	}
-	for _, p := range programs() {
+	for i, p := range programs() {
 		if p.moves || p.stores != "" {
 			continue // a move is refused, and qemu-img writes another image than it reads
 		}
 		for kind, disk := range disks {
-			for _, src := range []string{kind + "-raw.raw", kind + "-raw.qcow2", kind + "-plain.raw", kind + "-plain.qcow2"} {
+			for j, src := range []string{kind + "-raw.raw", kind + "-raw.qcow2", kind + "-plain.raw", kind + "-plain.qcow2"} {
+				if !full() && j != i%4 {
+					continue // each program meets one of them, each of them some programs
+				}
 				copies++
 				ext := filepath.Ext(src)
 				name := p.name + "-" + strings.ReplaceAll(src, ".", "-")
