@@ -150,11 +150,16 @@ func (j *job) verify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	want := sent
 	if got.Algorithm != disk.DigestAlgorithm {
-		return disk.Errorf(disk.Other, "verify image: the destination gives a digest by %q, which cannot be compared", got.Algorithm)
+		want = got.Sent
 	}
-	if got.Sum != sent {
-		return disk.Errorf(disk.Malformed, "verify image: the destination holds bytes of digest %s, %s was sent", got.Sum, sent)
+	if got.Sum != want {
+		return disk.Errorf(disk.Malformed, "verify image: the destination holds bytes of %s digest %s, of those sent it is %s", got.Algorithm, got.Sum, want)
+	}
+	// What came along with the source, where all of it was read, or is read now.
+	if err := j.src.verifyContainer(ctx); err != nil {
+		return err
 	}
 	guest, err := j.guestDigest(ctx, sent)
 	if err != nil {

@@ -37,6 +37,19 @@ func (s *source) close() error {
 	return err
 }
 
+// verifyContainer compares the container's bytes with the digest that the provider has
+// of them, where it has one. What was read in order as a whole was compared then.
+func (c *core) verifyContainer(ctx context.Context) error {
+	src, err := c.lease.get(ctx)
+	if err != nil {
+		return err
+	}
+	if err := disk.Verify(ctx, src.Image); err != nil {
+		return fmt.Errorf("verify source: %w", err)
+	}
+	return nil
+}
+
 // openSource opens an entry at its provider and takes it apart. Checked says that
 // this was done before with the same version.
 func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entry, checked bool) (*source, error) {

@@ -155,7 +155,12 @@ type Upload interface {
 
 // A Digest is of the exact bytes of a container, by the named algorithm:
 // disk.DigestAlgorithm is disk.Sum's, the others are the clouds' own ("sha512", "md5").
-type Digest struct{ Algorithm, Sum string }
+type Digest struct {
+	Algorithm, Sum string
+	// Sent is the digest by the same algorithm of what Send was given, by which Sum is
+	// judged; empty for disk.DigestAlgorithm, which callers have of their own.
+	Sent string
+}
 
 // A Deleter removes an image for good. Instances are never deleted.
 type Deleter interface {
