@@ -44,6 +44,12 @@ type providerConfig struct {
 	Store     string
 	Clean     string
 	Snapshot  string
+
+	// Of a cloud.
+	Cloud      string            // of clouds.yaml; empty for that of the environment
+	Region     string            // empty for the cloud's own
+	Import     bool              // upload by way of the import API
+	Properties map[string]string // of every upload
 }
 
 // providerName is what may name a provider, for it names a directory too.

@@ -255,6 +255,13 @@ type Keeper interface {
 	DeleteCapture(ctx context.Context, e Entry) error
 }
 
+// An Authenticator is a provider that takes credentials.
+type Authenticator interface {
+	// Credentials says, for people, who the provider takes us for and which file or
+	// variables say so: never a secret.
+	Credentials(ctx context.Context) (who, source string, err error)
+}
+
 // A Pinner is a provider that can tell the place of its images from another one:
 // the folder of a disk from the empty mountpoint that an unmounted disk leaves
 // behind. Taking the one for the other would make a backup delete everything.

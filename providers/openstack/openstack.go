@@ -89,4 +89,6 @@ var (
 	_ providers.Roomer      = (*Provider)(nil)
 	_ providers.Snapshotter = (*Provider)(nil)
 	_ providers.Keeper      = (*Provider)(nil)
+
+	_ providers.Authenticator = (*Provider)(nil)
 )
