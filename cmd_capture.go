@@ -105,6 +105,7 @@ func printMade(c *cli.Context, p *pipeline.Pipeline, site string, rec *jobs.Reco
 	for _, note := range rec.Notes {
 		fmt.Fprintln(os.Stderr, "chromogenic:", note)
 	}
+	p.Forget(site) // a mount may have made it
 	all, err := p.ListNow(c.Context, site, rec.Entry.Kind)
 	if err != nil {
 		return err
