@@ -77,7 +77,8 @@ func (u *upload) send(ctx context.Context, img disk.Image, progress func(done in
 }
 
 // ready waits until the record takes bytes: after an upload that was cut off it does so
-// when Glance has noticed. There tells that it has all of them.
+// when Glance has noticed. One that a crash of Glance has left as it was never does: it
+// goes, and another takes its place. There tells that it has all bytes.
 func (u *upload) ready(ctx context.Context) (there bool, err error) {
 	for began := time.Now(); ; {
 		r, err := u.p.record(ctx, u.id)
@@ -89,12 +90,24 @@ func (u *upload) ready(ctx context.Context) (there bool, err error) {
 		case r.Status == "queued":
 			return false, nil
 		case time.Since(began) > u.p.client.stall:
-			return false, disk.Errorf(disk.Busy, "the image is still %s", r.Status)
+			return false, u.renew(ctx)
 		}
 		if err := pause(ctx, 200*time.Millisecond); err != nil {
 			return false, err
 		}
 	}
+}
+
+// renew begins with another record. The token leads to none from then on, which is to
+// say that an upload which is resumed begins anew, as it would anyway.
+func (u *upload) renew(ctx context.Context) error {
+	if err := u.p.remove(ctx, u.id); err != nil {
+		return err
+	}
+	u.p.own(u.id, false)
+	u.id = newID()
+	u.p.own(u.id, true)
+	return u.create(ctx)
 }
 
 func pause(ctx context.Context, d time.Duration) error {

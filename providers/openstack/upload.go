@@ -58,6 +58,7 @@ func (p *Provider) begin(ctx context.Context, spec providers.Spec) (*upload, err
 		return nil, err
 	}
 	u := &upload{p: p, spec: spec, id: newID()}
+	u.token = u.id
 	p.own(u.id, true)
 	if err := u.create(ctx); err != nil {
 		p.own(u.id, false)
@@ -113,15 +114,16 @@ func newID() string {
 
 // An upload is an image on its way.
 type upload struct {
-	p    *Provider
-	spec providers.Spec
-	id   string // ours, so that the record is known before it is made
-	sent string // the SHA-512 of what Send was given
-	done bool   // committed, aborted or suspended
+	p     *Provider
+	spec  providers.Spec
+	id    string // ours, so that the record is known before it is made
+	token string // the id at the beginning
+	sent  string // the SHA-512 of what Send was given
+	done  bool   // committed, aborted or suspended
 }
 
 // Token is the image's id.
-func (u *upload) Token() []byte { return []byte(u.id) }
+func (u *upload) Token() []byte { return []byte(u.token) }
 
 // Suspend leaves the record. Bytes that were sent in part are gone: Glance keeps none.
 func (u *upload) Suspend() error {
@@ -203,7 +205,7 @@ func (p *Provider) Resume(ctx context.Context, spec providers.Spec, token []byte
 		return nil, fmt.Errorf("resume upload of %.80q: %w", spec.Name, err)
 	}
 	p.own(r.ID, true)
-	return &upload{p: p, spec: spec, id: r.ID}, nil
+	return &upload{p: p, spec: spec, id: r.ID, token: r.ID}, nil
 }
 
 // Verify compares what the image service says of the bytes with what was sent. Where

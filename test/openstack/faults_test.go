@@ -81,7 +81,7 @@ func TestFaultsReading(t *testing.T) {
 			case tt.kind == disk.Other && (err != nil || string(got) != string(bytes)):
 				t.Errorf("%d bytes, which are right: %v, %v", len(got), string(got) == string(bytes), err)
 			case tt.kind != disk.Other && disk.KindOf(err) != tt.kind:
-				t.Errorf("%v of kind %v, want %v", err, disk.KindOf(err), tt.kind)
+				t.Errorf("%v of kind %v, want %v; the bytes are right: %v", err, disk.KindOf(err), tt.kind, string(got) == string(bytes))
 			case tt.kind != disk.Malformed && !strings.HasPrefix(string(bytes), string(got)):
 				t.Error("wrong bytes were given")
 			}

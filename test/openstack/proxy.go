@@ -58,6 +58,9 @@ type Proxy struct {
 	log    []string
 }
 
+// stallTime is how long nothing moves; the connection is cut then.
+const stallTime = 3 * time.Second
+
 type connKey struct{}
 
 // NewProxy listens on a loopback port of its own.
@@ -269,9 +272,13 @@ func (b *faulty) Read(p []byte) (int, error) {
 	switch {
 	case b.f.Do != nil:
 		b.f.Do()
-	case b.f.Stall:
-		<-b.ctx.Done()
-		return 0, b.ctx.Err()
+	case b.f.Stall: // who has read a part of a request is not told that its sender has gone
+		select {
+		case <-b.ctx.Done():
+		case <-time.After(stallTime):
+		}
+		b.cut()
+		return 0, io.ErrUnexpectedEOF
 	case b.f.Corrupt:
 		n, err := b.ReadCloser.Read(p)
 		if n > 0 {
