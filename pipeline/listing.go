@@ -130,7 +130,7 @@ func (p *Pipeline) list(ctx context.Context, name string, kind providers.Kind, n
 	}
 	if err != nil {
 		l.valid.Store(false)
-		if !s.prober && !l.last.At.IsZero() && disk.KindOf(err) == disk.Unreachable {
+		if !s.prober && !l.last.At.IsZero() && away(err) {
 			stale := l.last
 			stale.Stale = true
 			return stale, nil
@@ -142,6 +142,16 @@ func (p *Pipeline) list(ctx context.Context, name string, kind providers.Kind, n
 	})
 	l.last = Listing{Entries: entries, At: time.Now()}
 	return l.last, nil
+}
+
+// away tells whether a cloud could not be asked: it does not answer, or not in time, or
+// does not know us for the moment.
+func away(err error) bool {
+	switch disk.KindOf(err) {
+	case disk.Unreachable, disk.Timeout, disk.Denied:
+		return true
+	}
+	return false
 }
 
 // probe looks into the entries that have no Reason yet. An image that cannot be

@@ -108,7 +108,7 @@ func New(o Options) (*Pipeline, error) {
 // tables of an image fetches one for each; what is read ahead of a sequential reader
 // makes up for that.
 func newCache(budget int64) *disk.Cache {
-	return disk.NewCache(disk.CacheOptions{Budget: budget, BlockSize: 256 << 10, Parallel: 16})
+	return disk.NewCache(disk.CacheOptions{Budget: budget, BlockSize: 256 << 10, ReadAhead: 2 << 20, Parallel: 8})
 }
 
 // openJobs reads the records of jobs, and keeps the spools that they need.
