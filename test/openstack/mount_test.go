@@ -34,9 +34,12 @@ func TestMount(t *testing.T) {
 
 	// Metadata travels, to another project and through a folder, and private stays so.
 	a.call(t, http.MethodPatch, "/images/"+record.text("id"), []map[string]any{
-		{"op": "add", "path": "/hw_firmware_type", "value": "uefi"}, {"op": "add", "path": "/hw_disk_bus", "value": "scsi"},
-		{"op": "add", "path": "/os_distro", "value": "debian"}, {"op": "add", "path": "/team", "value": "blue"},
-		{"op": "replace", "path": "/min_disk", "value": 3}, {"op": "replace", "path": "/tags", "value": []string{"golden"}},
+		{"op": "add", "path": "/hw_firmware_type", "value": "uefi"},
+		{"op": "add", "path": "/hw_disk_bus", "value": "scsi"},
+		{"op": "add", "path": "/os_distro", "value": "debian"},
+		{"op": "add", "path": "/team", "value": "blue"},
+		{"op": "replace", "path": "/min_disk", "value": 3},
+		{"op": "replace", "path": "/tags", "value": []string{"golden"}},
 	}, nil)
 	in.run(t, "refresh")
 	time.Sleep(6 * time.Second) // views of the version before stay open for 5 s, and a copy may be taken for one of them
