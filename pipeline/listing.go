@@ -21,6 +21,10 @@ const (
 	freshCloud  = time.Minute
 )
 
+// awayTime is how long a cloud that did not answer is not asked again: whoever lists it
+// would wait for all tries each time.
+const awayTime = 15 * time.Second
+
 // probers is how many images of a folder are looked into at a time.
 const probers = 4
 
@@ -46,6 +50,8 @@ type site struct {
 type list struct {
 	turn  chan struct{} // one token
 	last  Listing       // of who has the turn
+	away  time.Time     // when a cloud could not be asked, and why; of who has the turn
+	why   error
 	valid atomic.Bool   // nothing has changed since the provider was asked for last
 }
 
@@ -120,6 +126,9 @@ func (p *Pipeline) list(ctx context.Context, name string, kind providers.Kind, n
 	if l.valid.Load() && time.Since(l.last.At) < fresh && !(now && s.prober) {
 		return l.last, nil
 	}
+	if time.Since(l.away) < awayTime {
+		return l.stale()
+	}
 	l.valid.Store(true) // what is forgotten from here on, this listing need not show
 	entries, err := s.provider.List(ctx, kind)
 	if err == nil {
@@ -130,18 +139,28 @@ func (p *Pipeline) list(ctx context.Context, name string, kind providers.Kind, n
 	}
 	if err != nil {
 		l.valid.Store(false)
-		if !s.prober && !l.last.At.IsZero() && away(err) {
-			stale := l.last
-			stale.Stale = true
-			return stale, nil
+		err = fmt.Errorf("list %s of %s: %w", kind, name, err)
+		if !s.prober && away(err) {
+			l.away, l.why = time.Now(), err
+			return l.stale()
 		}
-		return Listing{}, fmt.Errorf("list %s of %s: %w", kind, name, err)
+		return Listing{}, err
 	}
 	slices.SortFunc(entries, func(a, b providers.Entry) int {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))
 	})
 	l.last = Listing{Entries: entries, At: time.Now()}
 	return l.last, nil
+}
+
+// stale is what a cloud has said last, or why it cannot be asked.
+func (l *list) stale() (Listing, error) {
+	if l.last.At.IsZero() {
+		return Listing{}, l.why
+	}
+	last := l.last
+	last.Stale = true
+	return last, nil
 }
 
 // away tells whether a cloud could not be asked: it does not answer, or not in time, or
