@@ -52,7 +52,7 @@ type list struct {
 	last  Listing       // of who has the turn
 	away  time.Time     // when a cloud could not be asked, and why; of who has the turn
 	why   error
-	valid atomic.Bool   // nothing has changed since the provider was asked for last
+	valid atomic.Bool // nothing has changed since the provider was asked for last
 }
 
 func newList() *list {
