@@ -14,7 +14,8 @@ import (
 
 // cloud is the one that all tests share.
 type cloudT struct {
-	dir     string
+	temp    string // of all tests
+	dir     string // of openstack.sh
 	env     []string // of openstack.sh
 	glance  string
 	clouds  string // the path of clouds.yaml
@@ -30,15 +31,16 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 func run(m *testing.M) int {
 	began := time.Now()
 	cloud.env = append(os.Environ(), "OPENSTACK_NOVA=libvirt")
-	if dir := os.Getenv("OPENSTACK_DIR"); dir != "" {
-		cloud.dir = dir
+	dir, err := os.MkdirTemp("", "chromo-os-") // short: libvirt's sockets are below it
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	cloud.temp = dir
+	if given := os.Getenv("OPENSTACK_DIR"); given != "" {
+		cloud.dir = given
 	} else {
-		dir, err := os.MkdirTemp("", "chromo-os-") // short: libvirt's sockets are below it
-		if err != nil {
-			fmt.Println(err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
 		cloud.dir = filepath.Join(dir, "cloud")
 		cloud.env = append(cloud.env, "OPENSTACK_DIR="+cloud.dir, fmt.Sprintf("OPENSTACK_PORT=%d", freePorts()))
 		defer func() {

@@ -16,11 +16,7 @@ import (
 
 // binary builds the program once.
 var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "chromogenic-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "chromogenic")
+	path := filepath.Join(cloud.temp, "chromogenic")
 	out, err := exec.Command("go", "build", "-o", path, "../..").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
