@@ -14,8 +14,8 @@ import (
 
 // cloud is the one that all tests share.
 type cloudT struct {
-	temp    string // of all tests
-	dir     string // of openstack.sh
+	temp    string   // of all tests
+	dir     string   // of openstack.sh
 	env     []string // of openstack.sh
 	glance  string
 	clouds  string // the path of clouds.yaml
