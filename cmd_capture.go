@@ -111,6 +111,7 @@ func capturePlace(c *cli.Context) (fs.Place, error) {
 // printMade prints the place of what a capture has made.
 func printMade(c *cli.Context, p *pipeline.Pipeline, site string, rec *jobs.Record) error {
 	printNotes(rec)
+	p.Forget(site) // a mount may have made it
 	all, err := p.ListNow(c.Context, site, rec.Entry.Kind)
 	if err != nil {
 		return err

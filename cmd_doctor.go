@@ -21,6 +21,7 @@ func doctorCommand() *cli.Command {
 		Description: "It takes the arguments and options of chromogenic mount, looks at all that such a mount\n" +
 			"needs, and changes nothing. The exit status is 1 when a check fails; a warning is no failure.",
 		Flags: append(mountFlags(commonFlags()), jsonFlag(),
+			&cli.BoolFlag{Name: "all", Usage: "look at every cloud of clouds.yaml too"},
 			&cli.StringSliceFlag{Name: "o", Usage: "mount `OPTIONS` as in an fstab line"}),
 		Action: func(c *cli.Context) error {
 			if err := wantArgs(c, 0, 2); err != nil {

@@ -34,6 +34,7 @@ func mountCommand() *cli.Command {
 		Description: "chromogenic mount DIR MOUNTPOINT shows the images of one folder, without any\n" +
 			"configuration, as the provider \"local\". chromogenic mount [MOUNTPOINT] shows the\n" +
 			"providers of the configuration; the mountpoint is " + defaultMountpoint + " if nothing else is said.\n" +
+			"With --all every cloud of clouds.yaml is there too, under its name; it takes no configuration.\n" +
 			"Each option below is also a word of -o and a key of the configuration, with _ for -.\n" +
 			"\n" +
 			"mount -t chromogenic DIR MOUNTPOINT -o OPTIONS, a line of fstab(5) of the type\n" +
@@ -45,6 +46,7 @@ func mountCommand() *cli.Command {
 			"configuration as it is now, and looks at all of them anew; SIGUSR1 logs a summary.",
 		Flags: mountFlags(append(commonFlags(),
 			&cli.BoolFlag{Name: "daemon", Aliases: []string{"d"}, Usage: "go into the background when the mount is live"},
+			&cli.BoolFlag{Name: "all", Usage: "show every cloud of clouds.yaml too"},
 			&cli.StringSliceFlag{Name: "o", Usage: "mount `OPTIONS` as mount(8) has them: ro, allow_other, formats=raw:qcow2"},
 			// What mount(8) may want of its helper.
 			&cli.BoolFlag{Name: "fake", Hidden: true, Usage: "do everything but mount"},
@@ -205,10 +207,21 @@ func (m *mounting) configure(c *cli.Context) (mountpoint string, err error) {
 	asked := configOption(c)
 	if c.NArg() == 2 {
 		m.source = c.Args().Get(0)
-		m.config, err = sourceConfig(m.source, asked)
+		if m.config, err = sourceConfig(m.source, asked); err == nil && c.Bool("all") {
+			_, err = m.addDiscovered()
+		}
 		return c.Args().Get(1), err
 	}
 	m.config, err = configured(asked)
+	if c.Bool("all") && (err == nil || asked == "" && disk.KindOf(err) == disk.NotFound) {
+		if m.config == nil {
+			m.config = &config{}
+		}
+		_, err = m.addDiscovered()
+	}
+	if err == nil && c.Bool("all") && len(m.Providers) == 0 {
+		err = disk.Hint(disk.Errorf(disk.NotFound, "mount --all: no cloud is found"), "openstack --os-cloud NAME image list must work; OS_CLIENT_CONFIG_FILE names a clouds.yaml")
+	}
 	if err != nil {
 		return "", err
 	}

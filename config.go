@@ -52,6 +52,12 @@ type providerConfig struct {
 
 	BWLimit    *pipeline.Rate   // nil has none of its own; zero takes the provider out of that of all
 	ReadBudget *pipeline.Budget // likewise
+
+	// Of a cloud.
+	Cloud      string            // of clouds.yaml; empty for that of the environment
+	Region     string            // empty for the cloud's own
+	Import     bool              // upload by way of the import API
+	Properties map[string]string // of every upload
 }
 
 // providerName is what may name a provider, for it names a directory too.

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"slices"
+	"strconv"
 
 	"go.yaml.in/yaml/v3"
 
@@ -27,17 +29,13 @@ func (c *config) providers(n *yaml.Node) error {
 	})
 }
 
-// provider takes the keys of one provider. There is one type yet; each will
-// have its own keys.
+// provider takes the keys of one provider: some are of all types, the others of one.
 func (c *config) provider(n *yaml.Node, p *providerConfig) error {
-	err := eachKey(n, " in provider "+p.Name, map[string]field{
-		"type":      choiceField(&p.Type, "local"),
-		"images":    pathField(c, &p.Images),
-		"instances": pathField(c, &p.Instances),
-		"store":     choiceField(&p.Store, stores()...),
-		"clean":     choiceField(&p.Clean, cleans()...),
-		"snapshot":  choiceField(&p.Snapshot, "on-copy", "auto", "never", "require-stopped", "require-frozen"),
-
+	fields := map[string]field{
+		"type":     choiceField(&p.Type, providerTypes()...),
+		"store":    choiceField(&p.Store, stores()...),
+		"clean":    choiceField(&p.Clean, cleans()...),
+		"snapshot": choiceField(&p.Snapshot, "on-copy", "auto", "never", "require-stopped", "require-frozen"),
 		"bwlimit": scalarField(func(text string) error {
 			r, err := parseRate(text)
 			p.BWLimit = &r
@@ -48,16 +46,74 @@ func (c *config) provider(n *yaml.Node, p *providerConfig) error {
 			p.ReadBudget = &b
 			return err
 		}),
+	}
+	byType := map[string]map[string]field{
+		typeLocal: {
+			"images":    pathField(c, &p.Images),
+			"instances": pathField(c, &p.Instances),
+		},
+		typeOpenStack: {
+			"cloud":      scalarField(func(s string) error { p.Cloud = s; return nil }),
+			"region":     scalarField(func(s string) error { p.Region = s; return nil }),
+			"import":     scalarField(func(s string) (err error) { p.Import, err = strconv.ParseBool(s); return err }),
+			"properties": textsField(&p.Properties),
+		},
+	}
+	var kind string // the type may come last
+	_ = eachPair(n, "", func(key, value *yaml.Node) error {
+		if key.Value == "type" {
+			kind = value.Value
+		}
+		return nil
 	})
+	for other, own := range byType {
+		for key, take := range own {
+			if kind != other && kind != "" {
+				take = func(n *yaml.Node) error {
+					return fault(n, "key %q is of providers of type %s, not %s", key, other, kind)
+				}
+			}
+			fields[key] = take
+		}
+	}
+	err := eachKey(n, " in provider "+p.Name, fields)
 	switch {
 	case err != nil:
 		return err
 	case p.Type == "":
 		return fault(n, "provider %s has no type", p.Name)
-	case p.Images == "" && p.Instances == "":
+	case p.Type == typeLocal && p.Images == "" && p.Instances == "":
 		return fault(n, "provider %s has neither images nor instances", p.Name)
 	}
 	return nil
+}
+
+// The types of providers.
+const (
+	typeLocal     = "local"
+	typeOpenStack = "openstack"
+)
+
+func providerTypes() []string { return []string{typeLocal, typeOpenStack} }
+
+// textsField takes a mapping of texts.
+func textsField(dst *map[string]string) field {
+	return func(n *yaml.Node) error {
+		*dst = map[string]string{}
+		return eachPair(n, "", func(key, value *yaml.Node) (err error) {
+			(*dst)[key.Value], err = text(value)
+			return err
+		})
+	}
+}
+
+// place says where the provider has its entries of a kind, for people; empty for
+// nowhere.
+func (p providerConfig) place(kind providers.Kind) string {
+	if p.Type == typeLocal {
+		return p.folder(kind)
+	}
+	return p.Type + " " + cmp.Or(p.Cloud, "of the environment")
 }
 
 // folder is where the provider has its entries of a kind, empty for nowhere.

@@ -196,19 +196,43 @@ func checkProviders(ctx context.Context, m *mounting) []finding {
 	defer p.Close()
 	var findings []finding
 	for _, provider := range m.Providers {
+		if found, ok := checkCredentials(ctx, p, provider); ok {
+			findings = append(findings, found)
+			if found.Grade == gradeFail {
+				continue // nothing else of it can be asked
+			}
+		}
 		for _, dir := range directories() {
-			folder := provider.folder(dir)
-			if folder == "" {
+			place := provider.place(dir)
+			if place == "" {
 				continue
 			}
 			check := provider.Name + ":" + string(dir)
-			late := fails(check, "is it a folder of the network whose server is gone?", "%s does not answer within %v", folder, checkTime)
+			late := fails(check, "is it of a server that is gone?", "%s does not answer within %v", place, checkTime)
 			findings = append(findings, within(ctx, func(ctx context.Context) finding {
 				return checkListing(ctx, p, provider, dir, m.ReadOnly)
 			}, late))
 		}
 	}
 	return findings
+}
+
+// checkCredentials logs in; ok is false for a provider that needs no credentials.
+func checkCredentials(ctx context.Context, p *pipeline.Pipeline, provider providerConfig) (found finding, ok bool) {
+	cloud, _ := p.Provider(provider.Name)
+	auth, ok := cloud.(providers.Authenticator)
+	if !ok {
+		return found, false
+	}
+	check := provider.Name + ":credentials"
+	late := fails(check, "is its server gone?", "%s does not answer within %v", provider.Name, checkTime)
+	return within(ctx, func(ctx context.Context) finding {
+		who, source, err := auth.Credentials(ctx)
+		if err != nil {
+			return failsBy(check, err)
+		}
+		return passes(check, "%s: %s", source, who)
+	}, late), true
 }
 
 // checkListing lists one directory of a provider.
@@ -219,7 +243,7 @@ func checkListing(ctx context.Context, p *pipeline.Pipeline, provider providerCo
 		return failsBy(check, err)
 	}
 	folder := provider.folder(dir)
-	found := passes(check, "%s, %d entries", folder, len(l.Entries))
+	found := passes(check, "%s, %d entries", provider.place(dir), len(l.Entries))
 	for _, e := range l.Entries {
 		if e.Reason != "" {
 			found.More = append(found.More, cmp.Or(e.Name, e.ID)+": "+e.Reason)
@@ -230,8 +254,8 @@ func checkListing(ctx context.Context, p *pipeline.Pipeline, provider providerCo
 		found.Text += fmt.Sprintf(", %d of them cannot be read", len(found.More))
 		found.Hint = "they are not listed in the mount; all others are"
 	}
-	if dir != providers.Images || readOnly {
-		return found // nothing is written there
+	if dir != providers.Images || readOnly || folder == "" {
+		return found // nothing is written there, or what may be is not to be seen
 	}
 	if err := unix.Faccessat(unix.AT_FDCWD, folder, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
 		found.Grade = gradeWarn

@@ -17,6 +17,7 @@ import (
 	"chromogenic/formats"
 	"chromogenic/providers"
 	"chromogenic/providers/local"
+	"chromogenic/providers/openstack"
 )
 
 // description is what the help and the manual page say of all commands.
@@ -111,7 +112,7 @@ func prepare(commands []*cli.Command) {
 // where it is going to be mounted, empty if it is not.
 func newProvider(p providerConfig, mountpoint string) (providers.Provider, error) {
 	switch p.Type {
-	case "local":
+	case typeLocal:
 		return local.New(local.Options{
 			Name:       p.Name,
 			Images:     p.Images,
@@ -120,6 +121,16 @@ func newProvider(p providerConfig, mountpoint string) (providers.Provider, error
 			Formats:    extensions(),
 			Machines:   machines(),
 			Mountpoint: mountpoint,
+		})
+	case typeOpenStack:
+		return openstack.New(openstack.Options{
+			Name:       p.Name,
+			Cloud:      p.Cloud,
+			Region:     p.Region,
+			Store:      p.Store,
+			Import:     p.Import,
+			Formats:    readable(),
+			Properties: p.Properties,
 		})
 	}
 	return nil, fmt.Errorf("make provider %q: unknown type %q", p.Name, p.Type)
@@ -132,6 +143,36 @@ func machines() []string {
 		if f.Machine {
 			names = append(names, f.Name)
 		}
+	}
+	return names
+}
+
+// discovered are the clouds that need no configuration of ours: those that the user's
+// other tools know.
+func discovered() ([]providerConfig, error) {
+	clouds, err := openstack.Clouds()
+	if err != nil && disk.KindOf(err) != disk.NotFound {
+		return nil, err
+	}
+	var found []providerConfig
+	for _, c := range clouds {
+		name := c.Name
+		if c.Region != "" {
+			name += "-" + c.Region
+		}
+		found = append(found, providerConfig{Name: directoryName(name), Type: typeOpenStack, Cloud: c.Name, Region: c.Region})
+	}
+	if len(found) == 0 && os.Getenv("OS_AUTH_URL") != "" {
+		found = append(found, providerConfig{Name: "openstack", Type: typeOpenStack})
+	}
+	return found, nil
+}
+
+// readable are the formats that can be read.
+func readable() map[string]bool {
+	names := map[string]bool{}
+	for _, f := range formats.Table() {
+		names[f.Name] = true
 	}
 	return names
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -32,6 +34,43 @@ func configured(asked string) (*config, error) {
 	}
 	return loadConfig(path)
 }
+
+// configuredOrFound is configured, or without a configuration that of the clouds that
+// need none.
+func configuredOrFound(asked string) (*config, error) {
+	conf, err := configured(asked)
+	if err == nil || asked != "" || disk.KindOf(err) != disk.NotFound {
+		return conf, err
+	}
+	found := &config{}
+	if added, failed := found.addDiscovered(); failed != nil || added == 0 {
+		return nil, cmp.Or(failed, err)
+	}
+	return found, nil
+}
+
+// addDiscovered adds the clouds that need no configuration, but for those whose name is
+// taken, and tells how many.
+func (c *config) addDiscovered() (int, error) {
+	found, err := discovered()
+	added := 0
+	for _, p := range found {
+		if !slices.ContainsFunc(c.Providers, func(have providerConfig) bool { return have.Name == p.Name }) {
+			c.Providers = append(c.Providers, p)
+			added++
+		}
+	}
+	return added, err
+}
+
+// directoryName makes a provider's name of the name that something has elsewhere.
+func directoryName(name string) string {
+	name = notOfName.ReplaceAllString(strings.ToLower(name), "-")
+	return cmp.Or(strings.TrimLeft(name, "-_"), "cloud")
+}
+
+// notOfName are runs of what providerName does not allow.
+var notOfName = regexp.MustCompile(`[^a-z0-9_-]+`)
 
 // sourceConfig is the configuration that the first of two arguments stands for:
 // that of a folder, a file, or, for a word that fstab(5) has where there is no
@@ -149,7 +188,7 @@ func (c *config) open(stateDir, mountpoint string, log *slog.Logger, charge pipe
 // of an image and forgets it at its end. No answer depends on what was
 // remembered.
 func openSession(c *cli.Context) (*pipeline.Pipeline, *config, error) {
-	conf, err := configured(c.String("config"))
+	conf, err := configuredOrFound(c.String("config"))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -184,7 +223,7 @@ func chargeOwner(stateDir string) pipeline.Charger {
 // function ends it.
 func openService(c *cli.Context) (control.Service, func(), error) {
 	// A mount of a folder has no configuration, and needs none to be asked.
-	conf, confErr := configured(c.String("config"))
+	conf, confErr := configuredOrFound(c.String("config"))
 	if confErr != nil {
 		conf = &config{}
 	}

@@ -235,6 +235,10 @@ func (j *job) verify(ctx context.Context) error {
 			return err
 		}
 	}
+	// What came along with the source, where all of it was read, or is read now.
+	if err := j.src.verifyContainer(ctx); err != nil {
+		return err
+	}
 	j.live.Note(func(r *jobs.Record) {
 		for i, p := range j.pieces {
 			if i < len(r.Disks) {
@@ -255,11 +259,12 @@ func (j *job) verifyPiece(ctx context.Context, p *piece) error {
 	if err != nil {
 		return err
 	}
+	want := p.sent
 	if got.Algorithm != disk.DigestAlgorithm {
-		return disk.Errorf(disk.Other, "verify image: the destination gives a digest by %q, which cannot be compared", got.Algorithm)
+		want = got.Sent
 	}
-	if got.Sum != p.sent {
-		return disk.Errorf(disk.Malformed, "verify image: the destination holds bytes of digest %s, %s was sent", got.Sum, p.sent)
+	if got.Sum != want {
+		return disk.Errorf(disk.Malformed, "verify image: the destination holds bytes of %s digest %s, of those sent it is %s", got.Algorithm, got.Sum, want)
 	}
 	p.digest, err = j.guestDigest(ctx, p)
 	return err

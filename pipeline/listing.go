@@ -24,6 +24,10 @@ const (
 // listStall is how long a listing waits for an image that does not answer.
 const listStall = 3 * time.Second
 
+// awayTime is how long a cloud that did not answer is not asked again: whoever lists it
+// would wait for all tries each time.
+const awayTime = 15 * time.Second
+
 // probers is how many images of a folder are looked into at a time.
 const probers = 4
 
@@ -52,6 +56,8 @@ type list struct {
 	turn   chan struct{} // one token
 	last   Listing       // of who has the turn
 	pruned time.Time     // likewise: when it was held against the state
+	away   time.Time     // likewise: when a cloud could not be asked
+	why    error         // likewise: of that
 	valid  atomic.Bool   // nothing has changed since the provider was asked for last
 }
 
@@ -138,6 +144,9 @@ func (p *Pipeline) list(ctx context.Context, name string, kind providers.Kind, n
 // ask asks the provider for a listing; whoever calls it has the turn.
 func (p *Pipeline) ask(s *site, l *list, kind providers.Kind) (Listing, error) {
 	name := s.provider.Name()
+	if time.Since(l.away) < awayTime {
+		return l.stale()
+	}
 	l.valid.Store(true) // what is forgotten from here on, this listing need not show
 	entries, err := s.provider.List(p.ctx, kind)
 	if err == nil {
@@ -148,12 +157,12 @@ func (p *Pipeline) ask(s *site, l *list, kind providers.Kind) (Listing, error) {
 	}
 	if err != nil {
 		l.valid.Store(false)
-		if !s.prober && !l.last.At.IsZero() && disk.KindOf(err) == disk.Unreachable {
-			stale := l.last
-			stale.Stale = true
-			return stale, nil
+		err = fmt.Errorf("list %s of %s: %w", kind, name, err)
+		if !s.prober && away(err) {
+			l.away, l.why = time.Now(), err
+			return l.stale()
 		}
-		return Listing{}, fmt.Errorf("list %s of %s: %w", kind, name, err)
+		return Listing{}, err
 	}
 	slices.SortFunc(entries, func(a, b providers.Entry) int {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))
@@ -166,6 +175,26 @@ func (p *Pipeline) ask(s *site, l *list, kind providers.Kind) (Listing, error) {
 		}
 	}
 	return l.last, nil
+}
+
+// stale is what a cloud has said last, or why it cannot be asked.
+func (l *list) stale() (Listing, error) {
+	if l.last.At.IsZero() {
+		return Listing{}, l.why
+	}
+	last := l.last
+	last.Stale = true
+	return last, nil
+}
+
+// away tells whether a cloud could not be asked: it does not answer, or not in time, or
+// does not know us for the moment.
+func away(err error) bool {
+	switch disk.KindOf(err) {
+	case disk.Unreachable, disk.Timeout, disk.Denied:
+		return true
+	}
+	return false
 }
 
 // probe looks into the entries that have no Reason yet. An image that cannot be

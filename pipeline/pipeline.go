@@ -78,7 +78,7 @@ type Pipeline struct {
 func New(o Options) (*Pipeline, error) {
 	p := &Pipeline{
 		log:   cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
-		cache: disk.NewCache(disk.CacheOptions{Budget: cmp.Or(o.CacheSize, DefaultCacheSize)}),
+		cache: newCache(cmp.Or(o.CacheSize, DefaultCacheSize)),
 		limit: o.SpoolLimit,
 		cores: map[string]*core{}, spools: map[*os.File]int64{}, looks: map[lookKey]*look{},
 	}
@@ -106,6 +106,13 @@ func New(o Options) (*Pipeline, error) {
 	p.restoreWaiting()
 	p.metrics = newMetrics(p)
 	return p, nil
+}
+
+// newCache is for sources that are far away. Its blocks are small, for a look into the
+// tables of an image fetches one for each; what is read ahead of a sequential reader
+// makes up for that.
+func newCache(budget int64) *disk.Cache {
+	return disk.NewCache(disk.CacheOptions{Budget: budget, BlockSize: 256 << 10, ReadAhead: 2 << 20, Parallel: 8})
 }
 
 // openJobs reads the records of jobs, and keeps the spools that they need.

@@ -53,6 +53,21 @@ type sourceOptions struct {
 	wrap    func(providers.Source) providers.Source // what is opened passes through it; may be nil
 }
 
+// verifyContainer compares the container's bytes with the digest that the provider has
+// of them, where it has one. What was read in order as a whole was compared then.
+func (c *core) verifyContainer(ctx context.Context) error {
+	src, err := c.lease.get(ctx)
+	if err != nil {
+		return err
+	}
+	for _, one := range append([]*source{src}, src.set...) {
+		if err := disk.Verify(ctx, one.Image); err != nil {
+			return fmt.Errorf("verify source: %w", err)
+		}
+	}
+	return nil
+}
+
 // openSource opens an entry at its provider and takes it apart.
 func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entry, o sourceOptions) (*source, error) {
 	s, err := p.site(site)

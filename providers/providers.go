@@ -197,7 +197,12 @@ const MaxDisks = 256
 
 // A Digest is of the exact bytes of a container, by the named algorithm:
 // disk.DigestAlgorithm is disk.Sum's, the others are the clouds' own ("sha512", "md5").
-type Digest struct{ Algorithm, Sum string }
+type Digest struct {
+	Algorithm, Sum string
+	// Sent is the digest by the same algorithm of what Send was given, by which Sum is
+	// judged; empty for disk.DigestAlgorithm, which callers have of their own.
+	Sent string
+}
 
 // A Deleter removes an image for good.
 type Deleter interface {
@@ -314,6 +319,13 @@ type Keeper interface {
 	// DeleteCapture removes a capture for good, and nothing else: a live instance
 	// is Unsupported, a capture that has changed since it was listed Stale.
 	DeleteCapture(ctx context.Context, e Entry) error
+}
+
+// An Authenticator is a provider that takes credentials.
+type Authenticator interface {
+	// Credentials says, for people, who the provider takes us for and which file or
+	// variables say so: never a secret.
+	Credentials(ctx context.Context) (who, source string, err error)
 }
 
 // A Pinner is a provider that can tell the place of its images from another one:

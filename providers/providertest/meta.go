@@ -7,7 +7,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"chromogenic/disk"
-	"chromogenic/disk/disktest"
 	"chromogenic/providers"
 )
 
@@ -69,7 +68,7 @@ func setMeta(t *testing.T, f Fixture) {
 	e = set(bare, other) // an older listing of the same bytes will do
 	f.says(t, e, other)
 	f.holds(t, e, pattern())
-	disktest.Compare(t, src, pattern()) // who reads meanwhile may read on
+	f.compare(t, src, pattern()) // who reads meanwhile may read on
 	if two := f.image(t, "two"); !two.Empty() {
 		t.Errorf("the other image has %+v", two.Metadata)
 	}

@@ -36,6 +36,10 @@ type Fixture struct {
 	// Debris names whatever is in the cloud besides images and instances.
 	Debris func(t *testing.T) []string
 
+	// Slow says that each read costs a request: images are read through a cache, as the
+	// pipeline does, where a test makes many.
+	Slow bool
+
 	// RefusesEmpty says that the cloud takes no image of 0 bytes.
 	RefusesEmpty bool
 }
@@ -145,6 +149,17 @@ func (f Fixture) open(t *testing.T, e providers.Entry) providers.Source {
 	return src
 }
 
+// compare checks the bytes of img.
+func (f Fixture) compare(t *testing.T, img, want disk.Image) {
+	t.Helper()
+	if f.Slow {
+		cache := disk.NewCache(disk.CacheOptions{})
+		defer cache.Close()
+		img = cache.Image("", img)
+	}
+	disktest.Compare(t, img, want)
+}
+
 // holds checks that an image reads as want.
 func (f Fixture) holds(t *testing.T, e providers.Entry, want disk.Image) {
 	t.Helper()
@@ -153,7 +168,7 @@ func (f Fixture) holds(t *testing.T, e providers.Entry, want disk.Image) {
 	if src.Size() != want.Size() {
 		t.Fatalf("image %.80q has %d bytes, want %d", e.Name, src.Size(), want.Size())
 	}
-	disktest.Compare(t, src, want)
+	f.compare(t, src, want)
 }
 
 // clean checks that nothing unfinished is left, and that images is how many

@@ -1,0 +1,355 @@
+package openstack
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gophercloud/gophercloud/v2"
+	"github.com/gophercloud/gophercloud/v2/openstack"
+	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
+
+	"chromogenic/disk"
+	"chromogenic/providers"
+)
+
+// The types of the services that are asked.
+const (
+	imageService   = "image"
+	computeService = "compute"
+)
+
+// A client asks the services of one cloud, in one project and region. It logs in when
+// it must, with credentials that it reads anew each time: before a token ends, after
+// one was refused, and when the files of credentials have changed. It is safe for
+// concurrent use.
+type client struct {
+	cloud, region string
+	retry         *providers.Retry
+	stall         time.Duration // without a byte, that a request is given up after
+
+	turn    chan struct{} // one token, of who logs in
+	mu      sync.Mutex
+	current *session
+}
+
+// A session is what a login has given.
+type session struct {
+	token     string
+	renew     time.Time // when another one is due; zero for never
+	endpoints map[string]string
+	project   string // its id
+	who       string // for people
+	source    string
+	stamp     string
+	http      *http.Client
+	transport *http.Transport
+}
+
+// renewal is how long before its end a token is replaced, at most: a request that begins
+// with it is judged by the service a little later, by another clock.
+const renewal = 2 * time.Minute
+
+func newClient(o Options) *client {
+	c := &client{cloud: o.Cloud, region: o.Region, stall: o.Stall, retry: providers.NewRetry(o.Retry, parallel), turn: make(chan struct{}, 1)}
+	if c.stall == 0 {
+		c.stall = 30 * time.Second
+	}
+	return c
+}
+
+// parallel is how many requests of one provider run at a time.
+const parallel = 16
+
+// session gives one whose token is good, as far as can be known. Refused is the token
+// of which a service has said that it is not.
+func (c *client) session(ctx context.Context, refused string) (*session, error) {
+	good := func() *session {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		s := c.current
+		// By the wall clock: a laptop sleeps.
+		if s != nil && s.token != refused && (s.renew.IsZero() || time.Now().Round(0).Before(s.renew)) && s.stamp == stamp() {
+			return s
+		}
+		return nil
+	}
+	if s := good(); s != nil {
+		return s, nil
+	}
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if s := good(); s != nil { // somebody has just logged in
+		return s, nil
+	}
+	s, err := c.login(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.current = s
+	return s, nil
+}
+
+func (c *client) login(ctx context.Context) (*session, error) {
+	s := &session{stamp: stamp(), endpoints: map[string]string{}}
+	cred, err := readCredentials(c.cloud, c.region)
+	if err != nil {
+		return nil, err
+	}
+	s.source = cred.source
+	s.transport, s.http = newHTTP(cred.tls)
+	cloud, err := openstack.NewClient(cred.auth.IdentityEndpoint)
+	if err != nil {
+		return nil, disk.Errorf(disk.Denied, "log in at %q: %w", cred.auth.IdentityEndpoint, err)
+	}
+	cloud.HTTPClient = *s.http
+	ctx, cancel := context.WithTimeoutCause(ctx, c.stall, errStalled)
+	defer cancel()
+	if err := openstack.Authenticate(ctx, cloud, cred.auth); err != nil {
+		s.transport.CloseIdleConnections()
+		return nil, loginError(ctx, err)
+	}
+	s.token = cloud.Token()
+	if err := s.read(cloud.GetAuthResult()); err != nil {
+		return nil, &disk.Error{Kind: disk.Denied, Err: fmt.Errorf("log in: %w", err)}
+	}
+	return s, s.locate(cloud, cred)
+}
+
+// read takes what the answer to the login says.
+func (s *session) read(result gophercloud.AuthResult) error {
+	var token *tokens.Token
+	var project *tokens.Project
+	var user *tokens.User
+	var err error
+	switch r := result.(type) {
+	case tokens.CreateResult:
+		token, err = r.ExtractToken()
+		project, _ = r.ExtractProject()
+		user, _ = r.ExtractUser()
+	case tokens.GetResult:
+		token, err = r.ExtractToken()
+		project, _ = r.ExtractProject()
+		user, _ = r.ExtractUser()
+	}
+	if err != nil {
+		return err
+	}
+	if token != nil && !token.ExpiresAt.IsZero() {
+		s.renew = token.ExpiresAt.Add(-min(renewal, time.Until(token.ExpiresAt)/4))
+	}
+	if user != nil {
+		s.who = "user " + user.Name
+	}
+	if project != nil {
+		s.project = project.ID
+		s.who += ", project " + project.Name
+	}
+	return nil
+}
+
+// locate finds the services. A cloud without nova has images alone.
+func (s *session) locate(cloud *gophercloud.ProviderClient, cred *credentials) error {
+	for _, service := range []string{imageService, computeService} {
+		var sc *gophercloud.ServiceClient
+		var err error
+		if service == imageService {
+			sc, err = openstack.NewImageV2(cloud, cred.endpoints)
+		} else {
+			sc, err = openstack.NewComputeV2(cloud, cred.endpoints)
+		}
+		var none *gophercloud.ErrEndpointNotFound
+		switch {
+		case cred.override[service] != "":
+			s.endpoints[service] = strings.TrimSuffix(cred.override[service], "/")
+			if service == imageService {
+				s.endpoints[service] = strings.TrimSuffix(s.endpoints[service], "/v2") + "/v2"
+			}
+		case err == nil:
+			s.endpoints[service] = strings.TrimSuffix(sc.ResourceBaseURL(), "/")
+			if service == imageService { // some catalogs have the version in it already
+				s.endpoints[service] = strings.TrimSuffix(strings.TrimSuffix(s.endpoints[service], "/v2"), "/v2") + "/v2"
+			}
+		case errors.As(err, &none) && service != imageService:
+		default:
+			err := disk.Errorf(disk.Unsupported, "find the %s service in the catalog: %w", service, err)
+			return disk.Hint(err, "look at region_name and interface of the cloud")
+		}
+	}
+	return nil
+}
+
+// newHTTP is an HTTP client of long transfers: no time-out of its own (see stalling).
+// HTTP/2 would put all of them into one connection, which one lost packet stops.
+func newHTTP(config *tls.Config) (*http.Transport, *http.Client) {
+	t := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   10 * time.Second,
+		TLSClientConfig:       config,
+		MaxIdleConnsPerHost:   parallel,
+		IdleConnTimeout:       30 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		ReadBufferSize:        256 << 10,
+		WriteBufferSize:       256 << 10,
+		DisableCompression:    true, // of images, by which Content-Range would not fit
+	}
+	return t, &http.Client{Transport: t}
+}
+
+// A request is one to a service.
+type request struct {
+	service, method, path string
+	query                 url.Values
+	header                map[string]string
+	json                  any // the body
+	ok                    []int
+	once                  bool // a second one of the same is another: no retry once it may have been received
+
+	// stream makes the body, of size bytes, anew for each try. patience is how long
+	// the answer may take when it is sent.
+	stream   func() io.Reader
+	size     int64
+	patience time.Duration
+}
+
+// maxAnswer bounds, in bytes, an answer that is read as a whole. A page of a listing
+// with a thousand images has about 2 MB.
+const maxAnswer = 64 << 20
+
+// call makes a request and decodes its answer, unless into is nil.
+func (c *client) call(ctx context.Context, r request, into any) (http.Header, error) {
+	var header http.Header
+	err := c.retry.Do(ctx, func(ctx context.Context) error {
+		resp, end, err := c.try(ctx, r)
+		if err != nil {
+			return err
+		}
+		defer end()
+		header = resp.Header
+		body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		if err != nil {
+			return transportError(ctx, fmt.Errorf("%s %s: %w", r.method, r.path, err))
+		}
+		if into == nil {
+			return nil
+		}
+		if err := json.Unmarshal(body, into); err != nil {
+			return disk.Errorf(disk.Unreachable, "%s %s: the answer is not what it should be: %w", r.method, r.path, err)
+		}
+		return nil
+	})
+	return header, err
+}
+
+// try makes a request once, or twice when the token is refused. The body of the answer
+// gives up when it stalls; end closes it.
+func (c *client) try(ctx context.Context, r request) (resp *http.Response, end func(), err error) {
+	refused := ""
+	for {
+		s, err := c.session(ctx, refused)
+		if err != nil {
+			return nil, nil, err
+		}
+		resp, end, err := c.send(ctx, s, r)
+		if err != nil {
+			return nil, nil, err
+		}
+		if slices.Contains(r.ok, resp.StatusCode) {
+			return resp, end, nil
+		}
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // what came of it is the message
+		end()
+		if resp.StatusCode == http.StatusUnauthorized && refused == "" {
+			refused = s.token
+			continue
+		}
+		err = answerError(resp, body)
+		if t := transient(err); r.once && t != nil && !t.Throttled {
+			err = t.Err
+		}
+		return nil, nil, err
+	}
+}
+
+// send sends a request and waits for the header of its answer.
+func (c *client) send(ctx context.Context, s *session, r request) (*http.Response, func(), error) {
+	base := s.endpoints[r.service]
+	if base == "" {
+		return nil, nil, disk.Errorf(disk.Unsupported, "ask the %s service: this cloud has none", r.service)
+	}
+	watch := newWatch(ctx, c.stall)
+	target := base + r.path
+	if len(r.query) > 0 {
+		target += "?" + r.query.Encode()
+	}
+	req, err := http.NewRequestWithContext(watch.ctx, r.method, target, nil)
+	if err == nil {
+		err = r.fill(req, watch)
+	}
+	if err != nil {
+		watch.stop()
+		return nil, nil, disk.Errorf(disk.Invalid, "%s %s: %w", r.method, r.path, err)
+	}
+	req.Header.Set("X-Auth-Token", s.token)
+	resp, err := s.http.Do(req)
+	if err != nil {
+		defer watch.stop()
+		err := transportError(watch.ctx, err)
+		if t := transient(err); r.once && t != nil && !refused(t) {
+			err = t.Err
+		}
+		return nil, nil, err
+	}
+	watch.timer.Stop()
+	resp.Body = receiving{resp.Body, watch}
+	return resp, func() { watch.stop(); resp.Body.Close() }, nil
+}
+
+// refused tells whether a connection was never made.
+func refused(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+// fill gives the request its body and headers.
+func (r request) fill(req *http.Request, w *watch) error {
+	req.Header.Set("Accept", "application/json")
+	switch {
+	case r.json != nil:
+		body, err := json.Marshal(r.json)
+		if err != nil {
+			return err
+		}
+		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		req.Header.Set("Content-Type", "application/json")
+	case r.stream != nil:
+		req.Body, req.ContentLength = sending{r.stream(), w, r.patience}, r.size
+		if r.size == 0 {
+			req.Body = http.NoBody
+		}
+		req.Header.Set("Content-Type", "application/octet-stream")
+	}
+	for key, value := range r.header {
+		req.Header.Set(key, value)
+	}
+	return nil
+}

@@ -1,0 +1,131 @@
+package openstack
+
+import (
+	"context"
+	"crypto/md5" //nolint:gosec // Glance's own checksum of images without any other
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"sync"
+
+	"chromogenic/disk"
+)
+
+// newHash is the hash of a name that Glance gives; nil for one that is not known.
+func newHash(algorithm string) hash.Hash {
+	switch algorithm {
+	case "sha512":
+		return sha512.New()
+	case "sha256":
+		return sha256.New()
+	case "sha384":
+		return sha512.New384()
+	case "md5":
+		return md5.New() //nolint:gosec // see above
+	}
+	return nil
+}
+
+// recordSum is the best digest that a record has; empty for none that is known.
+func recordSum(r *record) (algorithm, sum string) {
+	switch {
+	case r.HashValue != "" && newHash(r.HashAlgo) != nil:
+		return r.HashAlgo, r.HashValue
+	case r.Checksum != "":
+		return "md5", r.Checksum
+	}
+	return "", ""
+}
+
+// A runningSum hashes what is read of an image as long as that comes in order from the
+// beginning, as it does where the whole is copied.
+type runningSum struct {
+	size      int64
+	algorithm string
+	want      string
+
+	mu       sync.Mutex
+	hash     hash.Hash // nil when the order is lost, or the sum is known to be right
+	at       int64
+	verified bool
+}
+
+func newRunningSum(r *record) *runningSum {
+	s := &runningSum{size: *r.Size}
+	s.algorithm, s.want = recordSum(r)
+	return s
+}
+
+// begin starts anew with a read of the beginning.
+func (s *runningSum) begin(off int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if off == 0 && !s.verified {
+		s.hash, s.at = newHash(s.algorithm), 0
+	}
+}
+
+// add hashes p, which lies at off, if it is next.
+func (s *runningSum) add(off int64, p []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hash != nil && off == s.at {
+		s.hash.Write(p)
+		s.at += int64(len(p))
+	}
+}
+
+// check compares the sum when the whole has been read, up to pos.
+func (s *runningSum) check(pos int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hash == nil || s.at != s.size || pos != s.size {
+		return nil
+	}
+	got := hex.EncodeToString(s.hash.Sum(nil))
+	s.hash = nil
+	if got != s.want {
+		err := disk.Errorf(disk.Malformed, "all has been read, and its %s is %s, not %s", s.algorithm, got, s.want)
+		return disk.Hint(err, "the store of the cloud, or the way from it, damages images: what was copied is not the image")
+	}
+	s.verified = true
+	return nil
+}
+
+func (s *runningSum) known() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.verified || s.want == ""
+}
+
+// Verify compares the whole image with the digest that Glance has of it, by reading
+// all of it, unless that was done already. An image without a digest passes.
+func (m *remote) Verify(ctx context.Context) error {
+	if m.sum.known() {
+		return nil
+	}
+	whole := newRemote(m.c, m.record)
+	defer whole.Close()
+	defer context.AfterFunc(ctx, func() { whole.Close() })()
+	p := make([]byte, 1<<20)
+	for off := int64(0); off < m.size; off += int64(len(p)) {
+		if err := disk.ReadFull(whole, p[:min(int64(len(p)), m.size-off)], off); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return fmt.Errorf("verify image: %w", err)
+		}
+	}
+	m.sum.pass()
+	return nil
+}
+
+func (s *runningSum) pass() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hash, s.verified = nil, true
+}
+
+var _ disk.Verifier = (*remote)(nil)

@@ -1,0 +1,138 @@
+package openstack
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"chromogenic/disk"
+	"chromogenic/providers"
+)
+
+// pageSize is how many entries a page is asked to have; a service may give fewer.
+const pageSize = "1000"
+
+// List is all images that the project can see, or all its servers and the captures of
+// them. An image that has no name yet is not listed as one.
+func (p *Provider) List(ctx context.Context, kind providers.Kind) ([]providers.Entry, error) {
+	var entries []providers.Entry
+	var err error
+	switch kind {
+	case providers.Images:
+		entries, err = p.listImages(ctx)
+	case providers.Instances:
+		entries, err = p.listInstances(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", kind, err)
+	}
+	return entries, nil
+}
+
+func (p *Provider) listImages(ctx context.Context) ([]providers.Entry, error) {
+	records, err := p.records(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	var entries []providers.Entry
+	for _, r := range records {
+		if r.props[propState] == "" && r.Status != "deleted" && r.Status != "pending_delete" {
+			entries = append(entries, r.entry(p))
+		}
+	}
+	return entries, nil
+}
+
+// records are the images that a query of Glance finds, in whatever state.
+func (p *Provider) records(ctx context.Context, filter url.Values) ([]record, error) {
+	// An image that is removed while it ends a page makes the next one fail.
+	for tries := 0; ; tries++ {
+		all, err := p.recordsOnce(ctx, filter)
+		if disk.KindOf(err) != disk.NotFound || tries == 3 {
+			return all, err
+		}
+	}
+}
+
+func (p *Provider) recordsOnce(ctx context.Context, filter url.Values) ([]record, error) {
+	query := url.Values{"limit": {pageSize}, "sort_key": {"created_at"}, "sort_dir": {"asc"}}
+	for key, value := range filter {
+		query[key] = value
+	}
+	var all []record
+	for {
+		var page struct {
+			Images []record `json:"images"`
+			Next   string   `json:"next"`
+		}
+		_, err := p.client.call(ctx, request{
+			service: imageService, method: http.MethodGet, path: "/images", query: query, ok: []int{http.StatusOK},
+		}, &page)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Images...)
+		if page.Next == "" {
+			return all, nil
+		}
+		if query, err = nextQuery(page.Next, query); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// nextQuery is that of the next page. A page that leads to itself would be listed for
+// ever.
+func nextQuery(next string, last url.Values) (url.Values, error) {
+	u, err := url.Parse(next)
+	if err != nil {
+		return nil, disk.Errorf(disk.Unreachable, "the next page is %q: %w", next, err)
+	}
+	query := u.Query()
+	if query.Get("marker") == "" || query.Get("marker") == last.Get("marker") {
+		return nil, disk.Errorf(disk.Unreachable, "the next page is %q again", next)
+	}
+	return query, nil
+}
+
+// record is an image by its id.
+func (p *Provider) record(ctx context.Context, id string) (*record, error) {
+	if id == "" || strings.ContainsAny(id, "/?#") {
+		return nil, disk.Errorf(disk.NotFound, "there is no image of id %q", id)
+	}
+	r := &record{}
+	_, err := p.client.call(ctx, request{
+		service: imageService, method: http.MethodGet, path: "/images/" + id, ok: []int{http.StatusOK},
+	}, r)
+	if err == nil && (r.Status == "deleted" || r.Status == "pending_delete") {
+		err = disk.Errorf(disk.NotFound, "image %s is deleted", id)
+	}
+	return r, err
+}
+
+// named are the images of a name that were made in this project and are whole, or
+// about to be.
+func (p *Provider) named(ctx context.Context, name string) ([]record, error) {
+	filter := name
+	if strings.ContainsAny(name, ":,\"\\") { // Glance takes a part before a colon for an operator, and commas for a list
+		filter = `in:"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(name) + `"`
+	}
+	all, err := p.records(ctx, url.Values{"name": {filter}})
+	if err != nil {
+		return nil, err
+	}
+	s, err := p.client.session(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	var found []record
+	for _, r := range all {
+		mine := r.Owner == s.project || s.project == "" || r.Owner == ""
+		if r.Name == name && mine && r.props[propState] != stateUpload && r.props[propState] != stateSnapshot {
+			found = append(found, r)
+		}
+	}
+	return found, nil
+}

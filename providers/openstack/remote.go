@@ -1,0 +1,194 @@
+package openstack
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"chromogenic/disk"
+)
+
+// A remote is an image of Glance, read by ranges: the design in a few words.
+//
+// A reader that goes on where another read has ended is served by the same stream, an
+// answer that is still running. What a stream asks for doubles each time, so that a
+// look at a table costs little, and a sequential reader waits for a round trip only a
+// few times in the whole. A cache above reads ahead of its readers in parallel; these
+// reads meet one stream, in whatever order they come, and take turns.
+//
+// The bytes of a stream that has come from the beginning to the end in order are
+// hashed on the way, and compared with what Glance says (hash.go).
+type remote struct {
+	c      *client
+	record *record
+	id     string
+	size   int64
+	sum    *runningSum
+
+	ctx  context.Context // ends with Close
+	stop context.CancelFunc
+
+	mu      sync.Mutex
+	moved   *sync.Cond // a stream has gone on, or the image is closed
+	streams []*stream  // the last used last
+}
+
+// maxStreams is how many sequential readers of one image are told apart.
+const maxStreams = 4
+
+// ahead is how far, in bytes, a read may lie ahead of a stream and still be taken for
+// one that has overtaken another by chance; it waits for the others for a moment.
+const (
+	ahead     = 8 << 20
+	aheadTime = 5 * time.Millisecond
+)
+
+func newRemote(c *client, r *record) *remote {
+	m := &remote{c: c, record: r, id: r.ID, size: *r.Size, sum: newRunningSum(r)}
+	m.moved = sync.NewCond(&m.mu)
+	m.ctx, m.stop = context.WithCancel(context.Background())
+	return m
+}
+
+// Size is that of the record.
+func (m *remote) Size() int64 { return m.size }
+
+// Extent is all data: Glance knows of no holes.
+func (m *remote) Extent(off, n int64) (disk.Extent, error) {
+	n, err := disk.CheckRange(off, n, m.size)
+	return disk.Extent{Off: off, Len: n}, err
+}
+
+// Close ends all reads.
+func (m *remote) Close() error {
+	m.stop()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.streams {
+		go s.end()
+	}
+	m.streams = nil
+	m.moved.Broadcast()
+	return nil
+}
+
+// ReadAt fetches the bytes.
+func (m *remote) ReadAt(p []byte, off int64) (int, error) {
+	if m.ctx.Err() != nil {
+		return 0, disk.ErrClosed
+	}
+	q, eof := disk.ClipRead(p, off, m.size)
+	if len(q) == 0 {
+		return 0, eof
+	}
+	s, turn := m.join(off, int64(len(q)))
+	n, err := s.read(turn, q, off)
+	switch {
+	case m.ctx.Err() != nil:
+		return n, disk.ErrClosed
+	case err != nil:
+		m.drop(s)
+		return n, fmt.Errorf("read image %s at offset %d: %w", m.id, off+int64(n), m.explain(err))
+	}
+	return n, eof
+}
+
+// join finds the stream that comes to off, or makes one. The caller reads n bytes when
+// its turn comes.
+func (m *remote) join(off, n int64) (*stream, turn) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.at(off)
+	if s == nil && m.near(off) {
+		late := false
+		t := time.AfterFunc(aheadTime, func() {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			late = true
+			m.moved.Broadcast()
+		})
+		for s == nil && !late && m.ctx.Err() == nil && m.near(off) {
+			m.moved.Wait()
+			s = m.at(off)
+		}
+		t.Stop()
+	}
+	if s == nil {
+		if len(m.streams) >= maxStreams {
+			go m.streams[0].end()
+			m.streams = m.streams[1:]
+		}
+		s = newStream(m, off)
+	}
+	m.take(s)
+	m.moved.Broadcast()
+	return s, s.queue(n)
+}
+
+// at is the stream whose next byte nobody has asked for is off.
+func (m *remote) at(off int64) *stream {
+	for _, s := range m.streams {
+		if s.next == off {
+			return s
+		}
+	}
+	return nil
+}
+
+// near tells whether a stream may soon come to off.
+func (m *remote) near(off int64) bool {
+	for _, s := range m.streams {
+		if s.next < off && off-s.next <= ahead {
+			return true
+		}
+	}
+	return false
+}
+
+// take makes s the last used.
+func (m *remote) take(s *stream) {
+	m.forget(s)
+	m.streams = append(m.streams, s)
+}
+
+func (m *remote) forget(s *stream) {
+	for i, other := range m.streams {
+		if other == s {
+			m.streams = append(m.streams[:i:i], m.streams[i+1:]...)
+			return
+		}
+	}
+}
+
+// drop gives up a stream that has failed: who waits for it fails as well, and the next
+// reader has another.
+func (m *remote) drop(s *stream) {
+	m.mu.Lock()
+	m.forget(s)
+	m.mu.Unlock()
+	s.end()
+}
+
+// explain looks why the bytes of an image that could be read cannot be any more.
+func (m *remote) explain(err error) error {
+	switch disk.KindOf(err) {
+	case disk.NotFound, disk.Denied, disk.Busy, disk.Unreachable, disk.Other:
+	default:
+		return err
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, m.c.stall)
+	defer cancel()
+	r, failed := (&Provider{client: m.c}).record(ctx, m.id)
+	switch {
+	case disk.KindOf(failed) == disk.NotFound:
+		return disk.Errorf(disk.Stale, "the image is gone: %w", err)
+	case failed != nil:
+		return err
+	case r.Status == "deactivated":
+		return disk.Hint(disk.Errorf(disk.Denied, "the image was deactivated: %w", err), "an administrator can reactivate it")
+	case r.Status != "active":
+		return disk.Errorf(disk.Stale, "the image is %s: %w", r.Status, err)
+	}
+	return err
+}

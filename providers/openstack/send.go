@@ -1,0 +1,303 @@
+package openstack
+
+import (
+	"context"
+	"crypto/sha512"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"time"
+
+	"chromogenic/disk"
+)
+
+// How long the service may take to answer when it has all bytes, and to take over an
+// image that it has answered for: it may move it to its store, and to several.
+const (
+	answerTime = 10 * time.Minute
+	settleTime = 30 * time.Minute
+	// uploadTries are of a whole upload: Glance cannot go on with one that was cut off.
+	uploadTries = 3
+)
+
+// Send streams img as it is, holes as zeros: Glance takes the bytes of an image as a
+// whole and in order. One that was cut off begins anew.
+func (u *upload) Send(ctx context.Context, img disk.Image, progress func(done int64)) error {
+	err := u.send(ctx, img, progress)
+	if err != nil {
+		return fmt.Errorf("send %.80q: %w", u.spec.Name, err)
+	}
+	return nil
+}
+
+func (u *upload) send(ctx context.Context, img disk.Image, progress func(done int64)) error {
+	if img.Size() != u.spec.Size {
+		return disk.Errorf(disk.Invalid, "it has %d bytes, not %d as announced", img.Size(), u.spec.Size)
+	}
+	far := int64(0)
+	forwards := func(done int64) { // the second try begins with what the first has done
+		if done > far {
+			far = done
+			progress(done)
+		}
+	}
+	var err error
+	for range uploadTries {
+		var there bool
+		if there, err = u.ready(ctx); err != nil {
+			return err
+		}
+		s := newSender(ctx, img, forwards)
+		if there { // by an earlier process, or a try whose answer was lost
+			err = s.hashOnly()
+		} else {
+			err = u.stream(ctx, s)
+		}
+		s.close()
+		if s.err != nil { // of the source: no other try helps
+			return s.err
+		}
+		if err == nil {
+			u.sent = s.sum()
+			if err = u.settle(ctx); err == nil {
+				progress(img.Size())
+				return nil
+			}
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if kind := disk.KindOf(err); kind != disk.Unreachable && kind != disk.Timeout && kind != disk.Busy {
+			return err
+		}
+	}
+	return err
+}
+
+// ready waits until the record takes bytes: after an upload that was cut off it does so
+// when Glance has noticed. One that a crash of Glance has left as it was never does: it
+// goes, and another takes its place. There tells that it has all bytes.
+func (u *upload) ready(ctx context.Context) (there bool, err error) {
+	for began := time.Now(); ; {
+		r, err := u.p.record(ctx, u.id)
+		switch {
+		case err != nil:
+			return false, err
+		case r.Status == "active":
+			return true, nil
+		case r.Status == "queued":
+			return false, nil
+		case time.Since(began) > u.p.client.stall:
+			return false, u.renew(ctx)
+		}
+		if err := pause(ctx, 200*time.Millisecond); err != nil {
+			return false, err
+		}
+	}
+}
+
+// renew begins with another record. The token leads to none from then on, which is to
+// say that an upload which is resumed begins anew, as it would anyway.
+func (u *upload) renew(ctx context.Context) error {
+	if err := u.p.remove(ctx, u.id); err != nil {
+		return err
+	}
+	u.p.own(u.id, false)
+	u.id = newID()
+	u.p.own(u.id, true)
+	return u.create(ctx)
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// stream sends all bytes once. The turn among the requests is that of a retry, whose
+// next try a body that was read in part does not have.
+func (u *upload) stream(ctx context.Context, s *sender) error {
+	path := "/images/" + u.id + "/file"
+	if u.p.o.Import {
+		path = "/images/" + u.id + "/stage"
+	}
+	err := u.p.client.retry.Do(ctx, func(ctx context.Context) error {
+		_, end, err := u.p.client.try(ctx, request{
+			service: imageService, method: http.MethodPut, path: path, ok: []int{http.StatusNoContent, http.StatusOK, http.StatusAccepted},
+			stream: s.rewind, size: s.img.Size(), patience: answerTime,
+		})
+		if err != nil {
+			if t := transient(err); t != nil && s.moved() {
+				return t.Err
+			}
+			return err
+		}
+		end()
+		return nil
+	})
+	if err != nil || !u.p.o.Import {
+		return err
+	}
+	_, err = u.p.client.call(ctx, request{
+		service: imageService, method: http.MethodPost, path: "/images/" + u.id + "/import", ok: []int{http.StatusAccepted}, once: true,
+		json: map[string]any{"method": map[string]any{"name": "glance-direct"}},
+	}, nil)
+	return err
+}
+
+// settle waits until the image is active.
+func (u *upload) settle(ctx context.Context) error {
+	_, err := u.p.await(ctx, u.id, settleTime, func(r *record) error {
+		if r.Status == "queued" && !u.p.o.Import {
+			return disk.Errorf(disk.Unreachable, "the cloud has thrown the bytes away")
+		}
+		return nil
+	})
+	return err
+}
+
+// await waits until an image is active, at most for so long. Look may give up earlier.
+func (p *Provider) await(ctx context.Context, id string, most time.Duration, look func(*record) error) (*record, error) {
+	wait := 50 * time.Millisecond
+	for began := time.Now(); ; wait = min(2*wait, 2*time.Second) {
+		r, err := p.record(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		switch r.Status {
+		case "active":
+			return r, nil
+		case "killed", "deleted", "pending_delete", "deactivated":
+			return nil, disk.Errorf(disk.Other, "the image has become %s", r.Status)
+		}
+		if why := r.props["os_glance_failed_import"]; why != "" {
+			return nil, disk.Errorf(disk.Other, "the import into %s has failed", why)
+		}
+		if err := look(r); err != nil {
+			return nil, err
+		}
+		if time.Since(began) > most {
+			return nil, disk.Errorf(disk.Timeout, "the image is still %s after %v", r.Status, most)
+		}
+		if err := pause(ctx, wait); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// sendChunk is how much, in bytes, is read of a source at once, and sendAhead how many
+// of these are ready while the one before them is on its way.
+const (
+	sendChunk = 1 << 20
+	sendAhead = 4
+)
+
+// A sender reads an image from its beginning to its end, as often as it is rewound, and
+// hashes what it gives.
+type sender struct {
+	ctx      context.Context
+	img      disk.Image
+	progress func(int64)
+	err      error // of the source
+
+	hash   hash.Hash
+	done   int64
+	cancel context.CancelFunc
+	chunks <-chan chunk
+	now    []byte
+	ever   bool // bytes were given, in this turn or an earlier one
+}
+
+type chunk struct {
+	p   []byte
+	err error
+}
+
+func newSender(ctx context.Context, img disk.Image, progress func(int64)) *sender {
+	return &sender{ctx: ctx, img: img, progress: progress}
+}
+
+// rewind begins anew.
+func (s *sender) rewind() io.Reader {
+	s.close()
+	ctx, cancel := context.WithCancel(s.ctx)
+	chunks := make(chan chunk, sendAhead)
+	s.hash, s.done, s.now, s.cancel, s.chunks = sha512.New(), 0, nil, cancel, chunks
+	go readChunks(ctx, s.img, chunks)
+	return s
+}
+
+// moved tells whether bytes were given.
+func (s *sender) moved() bool { return s.ever }
+
+func (s *sender) close() {
+	if s.cancel != nil {
+		s.cancel()
+	}
+}
+
+// readChunks reads all of img ahead of the one who sends it. Holes are not read.
+func readChunks(ctx context.Context, img disk.Image, chunks chan<- chunk) {
+	defer close(chunks)
+	for off, size := int64(0), img.Size(); off < size; off += sendChunk {
+		p := make([]byte, min(sendChunk, size-off))
+		e, err := img.Extent(off, int64(len(p)))
+		if err == nil && (!e.Zero || e.Len < int64(len(p))) {
+			err = disk.ReadFull(img, p, off)
+		}
+		select {
+		case chunks <- chunk{p, err}:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// Read gives what comes next.
+func (s *sender) Read(p []byte) (int, error) {
+	if len(s.now) == 0 {
+		select {
+		case next, ok := <-s.chunks:
+			switch {
+			case !ok:
+				return 0, io.EOF
+			case next.err != nil:
+				s.err = next.err
+				return 0, next.err
+			}
+			s.hash.Write(next.p)
+			s.now = next.p
+		case <-s.ctx.Done():
+			return 0, context.Cause(s.ctx)
+		}
+	}
+	n := copy(p, s.now)
+	s.now, s.ever = s.now[n:], true
+	s.done += int64(n)
+	s.progress(s.done)
+	return n, nil
+}
+
+// hashOnly reads all without sending it.
+func (s *sender) hashOnly() error {
+	_, err := io.Copy(io.Discard, s.rewind())
+	return err
+}
+
+// sum is that of what was given, all of it.
+func (s *sender) sum() string {
+	if s.hash == nil { // nothing was asked of an empty image
+		s.hash = sha512.New()
+	}
+	return hex.EncodeToString(s.hash.Sum(nil))
+}

@@ -1,0 +1,136 @@
+package openstack
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+
+	"chromogenic/disk"
+	"chromogenic/providers"
+)
+
+// A stream reads an image forwards. Its readers queue: each has its bytes when those
+// before it have theirs.
+type stream struct {
+	m    *remote
+	next int64           // the first byte that nobody has asked for; under remote.mu
+	last <-chan struct{} // closed when the last in the queue is done; under remote.mu
+
+	// Of whose turn it is.
+	resp   *http.Response
+	done   func()
+	pos    int64 // of resp
+	until  int64 // where resp ends
+	window int64 // bytes that the last request was for
+	err    error // for all who come after a failure
+}
+
+func newStream(m *remote, off int64) *stream {
+	began := make(chan struct{})
+	close(began)
+	return &stream{m: m, next: off, last: began, pos: off, until: off}
+}
+
+// A turn of the queue is over when done is closed.
+type turn struct {
+	begins <-chan struct{}
+	over   chan struct{}
+}
+
+// queue is the turn of a read of n bytes; remote.mu is held.
+func (s *stream) queue(n int64) turn {
+	t := turn{s.last, make(chan struct{})}
+	s.last = t.over
+	s.next += n
+	return t
+}
+
+// read fills p, which is what the queue comes to next.
+func (s *stream) read(t turn, p []byte, off int64) (n int, err error) {
+	defer close(t.over)
+	<-t.begins
+	if s.err != nil {
+		return 0, s.err
+	}
+	s.m.sum.begin(off)
+	err = s.m.c.retry.Do(s.m.ctx, func(ctx context.Context) error {
+		if err := s.open(ctx, int64(len(p)-n)); err != nil {
+			return err
+		}
+		got, err := io.ReadFull(s.resp.Body, p[n:n+int(min(int64(len(p)-n), s.until-s.pos))])
+		s.m.sum.add(s.pos, p[n:n+got])
+		n += got
+		s.pos += int64(got)
+		switch {
+		case err != nil:
+			s.hangUp()
+			if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+				err = &providers.Transient{Err: disk.Errorf(disk.Unreachable, "the answer ends early: %w", io.ErrUnexpectedEOF)}
+			} else {
+				err = transportError(ctx, err)
+			}
+			return err
+		case n < len(p):
+			return &providers.Transient{Err: disk.Errorf(disk.Unreachable, "the answer ends early: %w", io.ErrUnexpectedEOF)}
+		}
+		return nil
+	})
+	if err == nil {
+		if err = s.m.sum.check(s.pos); err != nil {
+			n = 0 // these bytes are as good as the others, but who has all of them looks at no error
+		}
+	}
+	if err != nil {
+		s.err = err
+		s.hangUp()
+	}
+	return n, err
+}
+
+// carefree is the window, in bytes, from which on it grows faster: a reader who has come
+// so far is going to read on, and each new answer costs a round trip.
+const carefree = 2 << 20
+
+// open sees to it that there is an answer at pos: of n bytes at least, and larger than
+// the one before, all of which was wanted.
+func (s *stream) open(ctx context.Context, n int64) error {
+	if s.resp != nil && s.pos < s.until {
+		return nil
+	}
+	s.hangUp()
+	window := max(n, 2*s.window)
+	if s.window >= carefree {
+		window = max(n, 4*s.window)
+	}
+	window = min(window, s.m.size-s.pos)
+	resp, done, err := s.m.c.get(ctx, s.m.id, s.pos, s.pos+window, s.m.size)
+	if err != nil {
+		return err
+	}
+	s.resp, s.done, s.until, s.window = resp, done, s.pos+window, window
+	return nil
+}
+
+// hangUp ends the answer that is running.
+func (s *stream) hangUp() {
+	if s.resp != nil {
+		s.done()
+		s.resp, s.done = nil, nil
+	}
+}
+
+// end waits for those who are in the queue, and hangs up.
+func (s *stream) end() {
+	s.m.mu.Lock()
+	last := s.last
+	over := make(chan struct{})
+	s.last = over
+	s.m.mu.Unlock()
+	<-last
+	s.hangUp()
+	if s.err == nil {
+		s.err = disk.ErrClosed
+	}
+	close(over)
+}
