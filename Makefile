@@ -48,11 +48,19 @@ check: ## format, vet and the quick tests: no root, no server, under 3 minutes
 deps: ## install the Debian packages that the tests need (as root), or name them
 	@scripts/deps.sh
 
+# Races are looked for in all packages, and through the mount where many work at once;
+# make test-full looks in all tests of the mount.
+RACY = ^Test(Load|Soak|Race|RaceOfMounts|TwoWriters|ParallelCopies|ServerKilled|ServerEndsDuringCopy|Captures|CasualReaders|TenImages|CopyWholeFolder|RandomReads|RmAtOnce|RmWhileRead|SetKilled|SetInUse|Bandwidth|HungSource|Interrupted|TakenNameReplaced|Replugged)$$
+
 # As root nothing may be skipped, and CI says so to the tests. Others may have no
 # right to mount a tmpfs, and see what was skipped.
 test: deps check ## all tests, with real tools, mounts and the race detector (under 25 minutes)
 	[ "$$(id -u)" != 0 ] || export CI="$${CI:-true}"; \
-	$(GO) test -race -count=1 -timeout 40m -v ./... 2>&1 | scripts/count.sh
+	{ failed=0; \
+	$(GO) test -race -count=1 -timeout 20m -v $(UNIT) || failed=1; \
+	$(GO) test -count=1 -timeout 40m -v ./test/... || failed=1; \
+	$(GO) test -race -count=1 -timeout 40m -v -run '$(RACY)' ./test/e2e || failed=1; \
+	exit $$failed; } 2>&1 | scripts/count.sh
 
 test-full: test ## the tests, those of the mount three times more with more kills and load, a soak of SOAK (30m), then long fuzzing (four hours)
 	CHROMOGENIC_FULL=1 $(GO) test -race -count=3 -timeout 4h ./pipeline/... ./fs ./providers/... ./test/e2e
