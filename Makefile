@@ -48,14 +48,25 @@ check: ## format, vet and the quick tests: no root, no server, under 3 minutes
 deps: ## install the Debian packages that the tests need (as root), or name them
 	@scripts/deps.sh
 
+# Races are looked for where things go on at once: below the formats, which are pure
+# functions, and through the mount where many work. make test-full looks everywhere.
+SHARED = ./disk/... ./fs ./pipeline/... ./providers/...
+RACY = ^Test(Load|Soak|Race|RaceOfMounts|TwoWriters|ParallelCopies|ServerKilled|ServerEndsDuringCopy|Captures|CasualReaders|TenImages|CopyWholeFolder|RandomReads|RmAtOnce|RmWhileRead|SetKilled|SetInUse|Bandwidth|HungSource|Interrupted|TakenNameReplaced|Replugged)$$
+
 # As root nothing may be skipped, and CI says so to the tests. Others may have no
 # right to mount a tmpfs, and see what was skipped.
 test: deps check ## all tests, with real tools, mounts and the race detector (under 25 minutes)
 	[ "$$(id -u)" != 0 ] || export CI="$${CI:-true}"; \
-	$(GO) test -race -count=1 -timeout 40m -v ./... 2>&1 | scripts/count.sh
+	{ failed=0; \
+	$(GO) test -race -count=1 -timeout 20m -v $(SHARED) || failed=1; \
+	$(GO) test -count=1 -timeout 20m -v . ./formats/... || failed=1; \
+	$(GO) test -count=1 -timeout 40m -parallel 4 -v ./test/... || failed=1; \
+	$(GO) test -race -count=1 -timeout 40m -parallel 4 -v -run '$(RACY)' ./test/e2e || failed=1; \
+	exit $$failed; } 2>&1 | scripts/count.sh
 
 test-full: test ## the tests, those of the mount three times more with more kills and load, a soak of SOAK (30m), then long fuzzing (four hours)
-	CHROMOGENIC_FULL=1 $(GO) test -race -count=3 -timeout 4h ./pipeline/... ./fs ./providers/... ./test/e2e
+	CHROMOGENIC_FULL=1 $(GO) test -race -count=3 -timeout 9h $(SHARED) ./test/e2e
+	$(GO) test -race -count=1 -timeout 1h . ./formats/...
 	CHROMOGENIC_SOAK=$(SOAK) $(GO) test -count=1 -timeout 3h -run '^TestSoak$$' -v ./test/e2e
 	$(MAKE) fuzz
 

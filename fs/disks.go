@@ -20,7 +20,7 @@ import (
 // there for an image that has some, for disks that wait for theirs, and where somebody
 // has made it to write some.
 type disksNode struct {
-	dirNode
+	bytesDir
 	kind *kindNode
 	stem string // of the image
 }
@@ -133,7 +133,7 @@ func (k *kindNode) lookupDisks(ctx context.Context, name, stem string, out *fuse
 }
 
 func (k *kindNode) disks(ctx context.Context, name, stem string, out *fuse.EntryOut) *gofuse.Inode {
-	d := &disksNode{k.sub(name), k, stem}
+	d := &disksNode{bytesDir{k.sub(name)}, k, stem}
 	node := k.attach(ctx, d, d.path, out)
 	out.SetEntryTimeout(k.t.nameTime())
 	return node

@@ -22,9 +22,6 @@ func (d *disksNode) Setattr(_ context.Context, _ gofuse.FileHandle, _ *fuse.SetA
 	return 0
 }
 
-// Fsync has nothing to do.
-func (d *disksNode) Fsync(context.Context, gofuse.FileHandle, uint32) syscall.Errno { return 0 }
-
 // target is what a name in the directory will be, and whether it is there.
 func (d *disksNode) target(ctx context.Context, name string) (to goal, there bool, err error) {
 	if err := d.kind.setsWritable(); err != nil {
@@ -124,21 +121,6 @@ func (d *disksNode) Rename(ctx context.Context, name string, to gofuse.InodeEmbe
 func (k *kindNode) inDisks(dir gofuse.InodeEmbedder) bool {
 	_, ok := dir.(*disksNode)
 	return ok
-}
-
-// Symlink is refused.
-func (d *disksNode) Symlink(_ context.Context, _, name string, _ *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
-	return nil, d.fail("symlink", name, errNoLinks())
-}
-
-// Link is refused.
-func (d *disksNode) Link(_ context.Context, _ gofuse.InodeEmbedder, name string, _ *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
-	return nil, d.fail("link", name, errNoLinks())
-}
-
-// Mknod is refused.
-func (d *disksNode) Mknod(_ context.Context, name string, _, _ uint32, _ *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
-	return nil, d.fail("mknod", name, errNoLinks())
 }
 
 // mkdirDisks makes the directory of the disks of an image, which need not be there

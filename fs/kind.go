@@ -16,7 +16,7 @@ import (
 
 // kindNode is a view of a provider: images/, instances/ and the like.
 type kindNode struct {
-	dirNode
+	bytesDir
 	site   string
 	view   view
 	folder *folder // nil for instances
@@ -188,26 +188,4 @@ func (k *kindNode) Setattr(_ context.Context, _ gofuse.FileHandle, _ *fuse.SetAt
 	}
 	k.t.dirAttr(&out.Attr)
 	return 0
-}
-
-// Fsync does nothing: a name is durable once its commit has returned.
-func (k *kindNode) Fsync(context.Context, gofuse.FileHandle, uint32) syscall.Errno { return 0 }
-
-// Symlink, Link and Mknod are refused: an image is bytes under one name.
-func (k *kindNode) Symlink(_ context.Context, _, name string, _ *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
-	return nil, k.fail("symlink", name, errNoLinks())
-}
-
-// Link is refused.
-func (k *kindNode) Link(_ context.Context, _ gofuse.InodeEmbedder, name string, _ *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
-	return nil, k.fail("link", name, errNoLinks())
-}
-
-// Mknod is refused.
-func (k *kindNode) Mknod(_ context.Context, name string, _, _ uint32, _ *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
-	return nil, k.fail("mknod", name, errNoLinks())
-}
-
-func errNoLinks() error {
-	return disk.Errorf(disk.Policy, "only regular files can be made here")
 }

@@ -52,7 +52,7 @@ func (n *providerNode) Lookup(ctx context.Context, name string, out *fuse.EntryO
 		case v.reason != "":
 			return nil, n.fail("lookup", name, disk.Errorf(disk.Unsupported, "open view %s: %s", name, v.reason))
 		default:
-			k := &kindNode{dirNode: n.sub(name), site: n.path, view: v, folder: n.t.folder(n.path, v)}
+			k := &kindNode{bytesDir: bytesDir{n.sub(name)}, site: n.path, view: v, folder: n.t.folder(n.path, v)}
 			return n.attach(ctx, k, k.path, out), 0
 		}
 	}

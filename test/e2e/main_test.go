@@ -68,6 +68,10 @@ func build(to string) error {
 	return nil
 }
 
+// sampled tells whether tests take a part of what they could: the race detector makes
+// the server ten times slower.
+func sampled() bool { return raceBuilt && !full() }
+
 // touchSources looks at every source file: go test remembers the results of a
 // package by the files that its tests have looked at, and the binary's sources
 // are no imports of this one.

@@ -17,9 +17,9 @@ import (
 func TestRandomReads(t *testing.T) {
 	t.Parallel()
 	need(t, "qemu-img")
-	reads := 2_000
-	if full() {
-		reads = 20_000
+	reads := 20_000
+	if sampled() {
+		reads = 2_000
 	}
 	a := newSite(t, "a")
 	disks := []plainDisk{{"gpt-ext4", gptExt4(t, 31)}}
