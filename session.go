@@ -177,6 +177,7 @@ func (c *config) open(stateDir, mountpoint string, log *slog.Logger, charge pipe
 		CacheSize:  c.CacheSize,
 		Limits:     c.limits(),
 		Charge:     charge,
+		Serving:    mountpoint != "",
 		Log:        log,
 	})
 }

@@ -174,8 +174,10 @@ func (t *tree) status() []byte {
 		Unfinished []unfinished `json:"unfinished"`
 		Jobs       []runningJob `json:"jobs"`
 
+		Listings []pipeline.ListingState `json:"listings"`
+
 		Traffic []pipeline.Traffic `json:"traffic"` // of each provider
-	}{t.o.Version, t.mounted.UTC(), t.o.ReadOnly, t.formats, t.p.SiteNames(), []unfinished{}, t.running(), t.p.Traffic()}
+	}{t.o.Version, t.mounted.UTC(), t.o.ReadOnly, t.formats, t.p.SiteNames(), []unfinished{}, t.running(), t.p.Listings(), t.p.Traffic()}
 	for _, f := range t.allFolders() {
 		f.mu.Lock()
 		for _, g := range f.files {

@@ -138,7 +138,7 @@ func (p *Pipeline) lookInto(key, site string, e providers.Entry, over bool, l *l
 		}
 		// An older program's encoding, or damaged: look again.
 	}
-	src, err := p.openSource(p.ctx, site, e, sourceOptions{over: over, wrap: l.watching})
+	src, err := p.openSource(p.ctx, site, e, sourceOptions{over: over, brief: true, wrap: l.watching})
 	if err == nil {
 		defer src.close()
 		var f *facts

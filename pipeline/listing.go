@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,10 @@ const listStall = 3 * time.Second
 // would wait for all tries each time.
 const awayTime = 15 * time.Second
 
+// listPatience is how long a cloud may take for a listing where its last one would do
+// for now.
+const listPatience = 2 * time.Second
+
 // probers is how many images of a folder are looked into at a time.
 const probers = 4
 
@@ -35,7 +40,7 @@ const probers = 4
 type Listing struct {
 	Entries []providers.Entry // by Created, then ID; an entry with a Reason cannot be read
 	At      time.Time
-	Stale   bool // the provider cannot be reached: this is what it said last
+	Stale   bool // the provider cannot be reached, or has not answered yet: this is what it said last
 }
 
 // A site is a provider with its policies and its listings.
@@ -50,27 +55,32 @@ type site struct {
 	lists map[providers.Kind]*list
 }
 
-// A list is one kind's listing. Who asks the provider holds the turn, so that all
-// who want the listing wait for one, each as long as it likes.
+// A list is one kind's listing.
 type list struct {
-	turn   chan struct{} // one token
-	last   Listing       // of who has the turn
-	pruned time.Time     // likewise: when it was held against the state
-	away   time.Time     // likewise: when a cloud could not be asked
-	why    error         // likewise: of that
-	valid  atomic.Bool   // nothing has changed since the provider was asked for last
+	mu        sync.Mutex
+	last      Listing     // the zero Listing when the provider has never answered
+	asking    *asking     // under way; nil for none
+	valid     atomic.Bool // nothing has changed since the provider was asked for last
+	inherited bool        // last is what an earlier process has heard
+	pruned    time.Time   // when it was held against the state
+	away      time.Time   // when a cloud could not be asked
+	why       error       // of that
+	kept      [32]byte    // the digest of what the state has
 }
 
-func newList() *list {
-	l := &list{turn: make(chan struct{}, 1)}
-	l.turn <- struct{}{}
-	return l
+// asking is one question to a provider. It goes on when those who wait for it give up.
+type asking struct {
+	began time.Time
+	must  bool          // the listing of before lacks a change that has to show
+	done  chan struct{} // closed at the end
+	all   Listing
+	err   error
 }
 
 func newSite(o Site) *site {
 	s := &site{
 		made: o, provider: o.Provider, clean: cmp.Or(o.Clean, "auto"), snapshot: o.Snapshot,
-		lists: map[providers.Kind]*list{providers.Images: newList(), providers.Instances: newList(), providers.Disks: newList()},
+		lists: map[providers.Kind]*list{providers.Images: {}, providers.Instances: {}, providers.Disks: {}},
 	}
 	if pr, ok := o.Provider.(providers.Prober); ok {
 		s.prober = pr.ProbeOnList()
@@ -88,8 +98,9 @@ func newSite(o Site) *site {
 // List gives the listing of a site, from memory where it is fresh. Entries of a
 // provider whose images are cheap to open (providers.Prober) are looked into:
 // VirtualSize and Format are filled in, and Reason for those that turn out
-// unreadable. A cloud that cannot be reached gives its last listing, Stale; a
-// folder that is gone is an error, for it is right here.
+// unreadable. A cloud that cannot be reached, or not at once, gives its last listing,
+// Stale, which may be that of an earlier process; a folder that is gone is an error, for
+// it is right here.
 func (p *Pipeline) List(ctx context.Context, name string, kind providers.Kind) (Listing, error) {
 	return p.list(ctx, name, kind, false)
 }
@@ -110,44 +121,88 @@ func (p *Pipeline) list(ctx context.Context, name string, kind providers.Kind, n
 	if !ok {
 		return Listing{}, disk.Errorf(disk.NotFound, "list %s of %s: no such kind", kind, name)
 	}
-	select {
-	case <-l.turn:
-	case <-ctx.Done():
-		return Listing{}, fmt.Errorf("list %s of %s: %w", kind, name, ctx.Err())
+	for {
+		a, joined := p.question(s, l, kind, now)
+		all, over, err := l.wait(ctx, a, joined && !s.prober)
+		switch {
+		case err != nil:
+			return Listing{}, fmt.Errorf("list %s of %s: %w", kind, name, err)
+		case over && !joined: // that one began before what the caller wants to see
+			continue
+		}
+		return all, nil
 	}
+}
+
+// question gives an answer that will do, or one to wait for; joined is false where it
+// can only be waited for, and another is to follow.
+func (p *Pipeline) question(s *site, l *list, kind providers.Kind, now bool) (a *asking, joined bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	fresh := freshCloud
 	if s.prober {
 		fresh = freshFolder
 	}
-	if l.valid.Load() && time.Since(l.last.At) < fresh && !(now && s.prober) {
-		defer func() { l.turn <- struct{}{} }()
-		return l.last, nil
+	now = now && s.prober
+	valid := l.valid.Load()
+	switch {
+	case l.asking != nil:
+		return l.asking, valid && !now
+	case valid && !l.inherited && time.Since(l.last.At) < fresh && !now:
+		return answered(l.last, nil), true
+	case time.Since(l.away) < awayTime:
+		return answered(l.stale()), true
 	}
-	type answer struct {
-		Listing
-		err error
+	l.asking = &asking{began: time.Now(), must: !valid, done: make(chan struct{})}
+	l.valid.Store(true) // what is forgotten from here on, this listing need not show
+	go p.ask(s, l, kind, l.asking)
+	return l.asking, true
+}
+
+// answered is a question with its answer.
+func answered(all Listing, err error) *asking {
+	a := &asking{done: make(chan struct{}), all: all, err: err}
+	close(a.done)
+	return a
+}
+
+// wait waits for an answer; over tells that it has come. Who may be served with an older
+// one is, where there is one that will do and the answer takes long.
+func (l *list) wait(ctx context.Context, a *asking, servable bool) (all Listing, over bool, err error) {
+	var late <-chan time.Time
+	if last, known := l.known(); known && servable && !a.must {
+		t := time.NewTimer(time.Until(a.began.Add(listPatience)))
+		defer t.Stop()
+		late, all = t.C, last
 	}
-	answers := make(chan answer, 1)
-	go func() { // on its own, for a disk that does not answer keeps nobody who must die
-		defer func() { l.turn <- struct{}{} }()
-		all, err := p.ask(s, l, kind)
-		answers <- answer{all, err}
-	}()
 	select {
-	case a := <-answers:
-		return a.Listing, a.err
+	case <-a.done:
+		return a.all, true, a.err
+	default:
+	}
+	select {
+	case <-a.done:
+		return a.all, true, a.err
+	case <-late:
+		return all, false, nil
 	case <-ctx.Done():
-		return Listing{}, fmt.Errorf("list %s of %s: %w", kind, name, ctx.Err())
+		return Listing{}, false, ctx.Err()
 	}
 }
 
-// ask asks the provider for a listing; whoever calls it has the turn.
-func (p *Pipeline) ask(s *site, l *list, kind providers.Kind) (Listing, error) {
+// known is the last listing, as one that may be old.
+func (l *list) known() (last Listing, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last, err := l.stale()
+	return last, err == nil && !last.At.IsZero()
+}
+
+// ask asks the provider, on its own, for a disk that does not answer keeps nobody who
+// must die.
+func (p *Pipeline) ask(s *site, l *list, kind providers.Kind, a *asking) {
+	defer close(a.done)
 	name := s.provider.Name()
-	if time.Since(l.away) < awayTime {
-		return l.stale()
-	}
-	l.valid.Store(true) // what is forgotten from here on, this listing need not show
 	entries, err := s.provider.List(p.ctx, kind)
 	if err == nil {
 		p.keepPin(s, kind)
@@ -155,29 +210,32 @@ func (p *Pipeline) ask(s *site, l *list, kind providers.Kind) (Listing, error) {
 	if err == nil && s.prober {
 		err = p.probe(p.ctx, name, entries)
 	}
-	if err != nil {
-		l.valid.Store(false)
-		err = fmt.Errorf("list %s of %s: %w", kind, name, err)
-		if !s.prober && away(err) {
-			l.away, l.why = time.Now(), err
-			return l.stale()
-		}
-		return Listing{}, err
-	}
 	slices.SortFunc(entries, func(a, b providers.Entry) int {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))
 	})
-	l.last = Listing{Entries: entries, At: time.Now()}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asking = nil
+	if err != nil {
+		l.valid.Store(false)
+		if a.err = err; !s.prober && away(err) {
+			l.away, l.why = time.Now(), err
+			a.all, a.err = l.stale()
+		}
+		return
+	}
+	l.last, l.inherited = Listing{Entries: entries, At: time.Now()}, false
+	a.all = l.last
+	p.keepListing(s, l, kind)
 	if time.Since(l.pruned) > pruneEvery {
 		l.pruned = time.Now()
 		if err := p.prune(name, kind, entries, l.pruned); err != nil {
 			p.log.Warn("write state", "error", err)
 		}
 	}
-	return l.last, nil
 }
 
-// stale is what a cloud has said last, or why it cannot be asked.
+// stale is what a cloud has said last, or why it cannot be asked; l.mu is held.
 func (l *list) stale() (Listing, error) {
 	if l.last.At.IsZero() {
 		return Listing{}, l.why
@@ -185,6 +243,38 @@ func (l *list) stale() (Listing, error) {
 	last := l.last
 	last.Stale = true
 	return last, nil
+}
+
+// A ListingState is what is known of one listing, for people.
+type ListingState struct {
+	Provider string         `json:"provider"`
+	Kind     providers.Kind `json:"kind"`
+	At       time.Time      `json:"at"` // zero when there is none
+	Entries  int            `json:"entries"`
+	Stale    bool           `json:"stale"` // of an earlier process, or the provider could not be asked since
+	Error    string         `json:"error,omitempty"`
+}
+
+// Listings are those of images and instances. No provider is asked.
+func (p *Pipeline) Listings() []ListingState {
+	all := []ListingState{}
+	for _, name := range p.SiteNames() {
+		s, err := p.site(name)
+		if err != nil {
+			continue // it has just gone
+		}
+		for _, kind := range []providers.Kind{providers.Images, providers.Instances} {
+			l := s.lists[kind]
+			l.mu.Lock()
+			state := ListingState{Provider: name, Kind: kind, At: l.last.At.UTC(), Entries: len(l.last.Entries), Stale: l.inherited}
+			if l.away.After(l.last.At) {
+				state.Stale, state.Error = true, l.why.Error()
+			}
+			l.mu.Unlock()
+			all = append(all, state)
+		}
+	}
+	return all
 }
 
 // away tells whether a cloud could not be asked: it does not answer, or not in time, or

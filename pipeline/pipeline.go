@@ -27,6 +27,10 @@ type Options struct {
 	Limits     Limits // of the traffic with all providers together
 	Log        *slog.Logger
 
+	// Serving is for a mount: until a cloud answers, it shows what an earlier process
+	// has listed. A command would rather fail.
+	Serving bool
+
 	// Charge counts what is read against the budgets of the process that has the
 	// state, which this one has not. Nil counts here.
 	Charge Charger
@@ -49,11 +53,13 @@ type Pipeline struct {
 	log   *slog.Logger
 	state *state
 	sites atomic.Pointer[sites] // never nil
-	cache *disk.Cache
+	cache *disk.Cache           // of sources that are far away
+	brief *disk.Cache           // of these while they are looked into
 	known *otter.Cache[string, *facts]
 	jobs  *jobs.Jobs
 	limit int64 // of all spools together; 0 is none
 
+	serving bool                      // Options.Serving
 	common  common                    // limits of all sites together
 	purse   func(site string) spender // makes the budget of a site
 	metrics *metrics
@@ -78,8 +84,9 @@ type Pipeline struct {
 func New(o Options) (*Pipeline, error) {
 	p := &Pipeline{
 		log:   cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
-		cache: newCache(cmp.Or(o.CacheSize, DefaultCacheSize)),
-		limit: o.SpoolLimit,
+		cache: disk.NewCache(disk.CacheOptions{Budget: cmp.Or(o.CacheSize, DefaultCacheSize), BlockSize: contentBlock, ReadAhead: 2 << 20, Parallel: 8}),
+		brief: disk.NewCache(disk.CacheOptions{Budget: briefBudget, BlockSize: briefBlock, ReadAhead: -1}),
+		limit: o.SpoolLimit, serving: o.Serving,
 		cores: map[string]*core{}, spools: map[*os.File]int64{}, looks: map[lookKey]*look{},
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
@@ -108,12 +115,15 @@ func New(o Options) (*Pipeline, error) {
 	return p, nil
 }
 
-// newCache is for sources that are far away. Its blocks are small, for a look into the
-// tables of an image fetches one for each; what is read ahead of a sequential reader
-// makes up for that.
-func newCache(budget int64) *disk.Cache {
-	return disk.NewCache(disk.CacheOptions{Budget: budget, BlockSize: 256 << 10, ReadAhead: 2 << 20, Parallel: 8})
-}
+// What is fetched at once of a source that is far away, in bytes. A look into an image
+// reads its tables, which lie scattered: a cluster of a qcow2, a few KiB of a VMDK. What
+// is read later is content, in long runs; small blocks cost these nothing, for what is
+// read ahead is fetched as one run.
+const (
+	contentBlock = 256 << 10
+	briefBlock   = 64 << 10
+	briefBudget  = 8 << 20
+)
 
 // openJobs reads the records of jobs, and keeps the spools that they need.
 func (p *Pipeline) openJobs() error {
@@ -176,6 +186,7 @@ func (p *Pipeline) close() error {
 		}
 	}
 	p.cache.Close()
+	p.brief.Close()
 	p.known.StopAllGoroutines()
 	return errors.Join(p.closeBudgets(), p.state.close())
 }

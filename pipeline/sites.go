@@ -68,6 +68,9 @@ func (p *Pipeline) Configure(all []Site, common Limits) error {
 		}
 		s := newSite(o)
 		p.restorePins(s)
+		if p.serving {
+			p.restoreListings(s)
+		}
 		p.openTrafficOf(s, was)
 		next.byName[name] = s
 	}

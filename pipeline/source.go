@@ -50,6 +50,7 @@ func (s *source) close() error {
 type sourceOptions struct {
 	checked bool                                    // it was opened before, with the same version
 	over    bool                                    // it may be read beyond the budget
+	brief   bool                                    // its tables are read, and no content
 	wrap    func(providers.Source) providers.Source // what is opened passes through it; may be nil
 }
 
@@ -92,7 +93,11 @@ func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entr
 			if o.over {
 				key += "\x00over" // who may read on must not wait for the refusal of another
 			}
-			src.Image = p.cache.Image(key, src.Image)
+			cache := p.cache
+			if o.brief {
+				cache = p.brief
+			}
+			src.Image = cache.Image(key, src.Image)
 		}
 		if o.wrap != nil {
 			src = o.wrap(src)

@@ -21,14 +21,15 @@ const stateSchema = "1"
 
 // The buckets of the database.
 const (
-	bucketMeta    = "meta"    // "schema"
-	bucketFacts   = "facts"   // imageKey -> facts
-	bucketDigests = "digests" // imageKey and disk -> guest digest
-	bucketPins    = "pins"    // site and kind -> providers.Pinner's pin
-	bucketHeld    = "held"    // site and name -> metadata that waits for its image
-	bucketGone    = "gone"    // imageKey -> when no listing had it first, in Unix time
-	bucketBudgets = "budgets" // site -> what is read of its budget
-	bucketWaiting = "waiting" // site, name and number -> since when a data disk waits for its image
+	bucketMeta     = "meta"     // "schema"
+	bucketFacts    = "facts"    // imageKey -> facts
+	bucketDigests  = "digests"  // imageKey and disk -> guest digest
+	bucketPins     = "pins"     // site and kind -> providers.Pinner's pin
+	bucketHeld     = "held"     // site and name -> metadata that waits for its image
+	bucketGone     = "gone"     // imageKey -> when no listing had it first, in Unix time
+	bucketBudgets  = "budgets"  // site -> what is read of its budget
+	bucketListings = "listings" // site and kind -> the last listing of a cloud
+	bucketWaiting  = "waiting"  // site, name and number -> since when a data disk waits for its image
 )
 
 // spoolPrefix begins the names of spools.
@@ -82,7 +83,7 @@ func openState(dir string) (*state, error) {
 // prepare makes the buckets and the spool folder.
 func (s *state) prepare() error {
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range []string{bucketMeta, bucketFacts, bucketDigests, bucketPins, bucketHeld, bucketGone, bucketBudgets, bucketWaiting} {
+		for _, name := range []string{bucketMeta, bucketFacts, bucketDigests, bucketPins, bucketHeld, bucketGone, bucketBudgets, bucketListings, bucketWaiting} {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return err
 			}

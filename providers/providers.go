@@ -345,6 +345,15 @@ type Pinner interface {
 	Reset()
 }
 
+// A Locator is a provider that can tell, without asking anybody, whose images it has: an
+// address and an account. Another one is another cloud, whose listing must not be shown
+// for this one's.
+type Locator interface {
+	// Location is a text that means something to this provider only, and holds no
+	// secret; empty where it cannot be told.
+	Location() string
+}
+
 // An Assembler is a provider whose images may lie in several files, of which an
 // entry names one: a descriptor, which leads to the others. These count as bytes
 // of the image: for Version, Updated and Open.

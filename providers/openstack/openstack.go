@@ -9,6 +9,7 @@ package openstack
 import (
 	"cmp"
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,6 +62,26 @@ func (p *Provider) Credentials(ctx context.Context) (who, source string, err err
 	return cmp.Or(s.who, "a user of no name"), s.source, nil
 }
 
+// Location tells the cloud, the user, the project and the region.
+func (p *Provider) Location() string {
+	c, err := readCredentials(p.o.Cloud, p.o.Region)
+	if err != nil {
+		return ""
+	}
+	a := c.auth
+	where := []string{
+		a.IdentityEndpoint, c.endpoints.Region, c.override[imageService], c.override[computeService],
+		a.UserID, a.Username, a.DomainID, a.DomainName, a.TenantID, a.TenantName, a.ApplicationCredentialID, a.ApplicationCredentialName,
+	}
+	if s := a.Scope; s != nil {
+		where = append(where, s.ProjectID, s.ProjectName, s.DomainID, s.DomainName)
+	}
+	if a.TokenID != "" {
+		where = append(where, short(a.TokenID)) // all there is to tell the project by
+	}
+	return short(strings.Join(where, "\x00"))
+}
+
 // own marks an image as one that this process is making, until done.
 func (p *Provider) own(id string, is bool) {
 	p.mu.Lock()
@@ -89,6 +110,7 @@ var (
 	_ providers.Roomer      = (*Provider)(nil)
 	_ providers.Snapshotter = (*Provider)(nil)
 	_ providers.Keeper      = (*Provider)(nil)
+	_ providers.Locator     = (*Provider)(nil)
 
 	_ providers.Authenticator = (*Provider)(nil)
 )

@@ -123,6 +123,14 @@ func TestMountAway(t *testing.T) {
 			t.Errorf("the backup has lost %v", err)
 		}
 	}
+	sh(t, "umount", dir)
+	again := in.mount(t)
+	if got := sh(t, "ls", filepath.Join(again, "a", "images")); got != want {
+		t.Errorf("after a remount the listing of a cloud that is away is %q, was %q", got, want)
+	}
+	if state := sh(t, "cat", filepath.Join(again, ".chromogenic", "status")); !strings.Contains(state, `"stale": true`) {
+		t.Errorf("it is not marked as old: %s", state)
+	}
 	never := install(t, cloudsFile(t, "a", proxy.URL, ""), "  a: {type: openstack, cloud: a}\n").mount(t)
 	if out, err := tryCommand("ls", filepath.Join(never, "a", "images")); err == nil || !strings.Contains(out, "No route to host") {
 		t.Errorf("of a cloud that was never there: %v: %s", err, out)
