@@ -104,7 +104,7 @@ write_libvirt() {
 		mount --bind $dir/libvirt/run /run/libvirt
 		mount --bind $dir/libvirt/cache /var/cache/libvirt
 		mount --bind $dir/libvirt/log /var/log/libvirt
-		exec libvirtd
+		exec libvirtd --pid-file $dir/libvirt/libvirtd.pid
 	END
 }
 
