@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/bits"
 
+	"golang.org/x/sync/errgroup"
+
 	"chromogenic/disk"
 )
 
@@ -34,6 +36,14 @@ type Map struct {
 	ranks []uint32 // ranks[i]: set bits before block i*blocksPerRank; one more than groups, the last is the total
 }
 
+// What MapOf asks of an image at the same time, and for how much of it, in bytes. The
+// tables of an image in a cloud take a round trip each. A section is whole words of the
+// bitmap, so that each is written by one goroutine alone.
+const (
+	mapParallel = 8
+	mapSection  = 1 << 30
+)
+
 // MapOf returns the allocation map of img: a block is set where any byte of it
 // lies in an extent that is not Zero. An image that carries a map (see Frozen)
 // gives that one.
@@ -48,16 +58,31 @@ func MapOf(img disk.Image) (*Map, error) {
 		return nil, disk.Errorf(disk.TooLarge, "map image: %d bytes, at most %d", img.Size(), int64(MaxSize))
 	}
 	m := newMap(img.Size())
-	for e, err := range disk.Extents(img) {
+	g, ctx := errgroup.WithContext(context.Background())
+	g.SetLimit(mapParallel)
+	for off := int64(0); off < m.size && ctx.Err() == nil; off += mapSection {
+		g.Go(func() error { return m.ask(ctx, img, off, min(off+mapSection, m.size)) })
+	}
+	if err := g.Wait(); err != nil {
+		return nil, fmt.Errorf("map image: %w", err)
+	}
+	m.count()
+	return m, nil
+}
+
+// ask marks what img says of [off, end).
+func (m *Map) ask(ctx context.Context, img disk.Image, off, end int64) error {
+	for off < end && ctx.Err() == nil {
+		e, err := img.Extent(off, end-off)
 		if err != nil {
-			return nil, fmt.Errorf("map image: %w", err)
+			return err
 		}
 		if !e.Zero {
 			m.set(e.Off/BlockSize, (e.End()+BlockSize-1)/BlockSize)
 		}
+		off = e.End()
 	}
-	m.count()
-	return m, nil
+	return nil
 }
 
 // FullMap returns the map of a disk of size bytes, at most MaxSize, whose every

@@ -11,7 +11,7 @@ import (
 
 // check walks all L2 tables once and refuses an image whose tables overlap, lie
 // outside the file or lead there. It needs memory for the places of the tables
-// (8 bytes each) and a buffer, however large the disk is, and leaves a byte for
+// (8 bytes each) and some buffers, however large the disk is, and leaves a byte for
 // each table, so that extents need not read it again where it is of one kind.
 //
 // QEMU reads zeros behind the end of a file, so it reads a cut-off image without
@@ -27,13 +27,13 @@ func (d *image) check(h *header) error {
 	}
 	c := checker{image: d, meta: meta, file: d.src.Size()}
 	d.whole = make([]kind, len(d.l1))
-	buf := make([]byte, min(d.clusterSize(), 4*sliceLimit))
+	ahead := d.readTables()
+	defer ahead.stop()
 	for i, e := range d.l1 {
 		if e.table() == 0 {
 			continue
 		}
-		first := int64(i) << (d.l2Bits + d.clusterBits)
-		if d.whole[i], err = c.checkL2(e.table(), first, buf); err != nil {
+		if d.whole[i], err = c.checkL2(i, e.table(), ahead.next()); err != nil {
 			return err
 		}
 	}
@@ -122,25 +122,29 @@ type checker struct {
 	tailOff int64
 }
 
-// checkL2 checks the L2 table at the offset table, and tells of what kind its
-// clusters are. The first is that at first; entries behind the end of the disk
-// are not looked at.
-func (c *checker) checkL2(table, first int64, buf []byte) (kind, error) {
-	clusters := (c.size - first + c.clusterSize() - 1) >> c.clusterBits
-	size := min(clusters*c.entrySize(), c.clusterSize())
-	guest := first
+// checkL2 checks the L2 table i at the offset table, and tells of what kind its
+// clusters are. Begins is the beginning of it. Entries behind the end of the disk are not
+// looked at.
+func (c *checker) checkL2(i int, table int64, begins tablePart) (kind, error) {
+	guest := c.first(i)
+	size := c.tableSize(i)
 	var whole kind
-	for in := int64(0); in < size; in += int64(len(buf)) {
-		p := buf[:min(int64(len(buf)), size-in)]
-		if err := disk.ReadFull(c.src, p, table+in); err != nil {
-			return mixed, fmt.Errorf("read L2 table: %w", err)
+	for in := int64(0); in < size; {
+		p := begins.p
+		if begins.err == nil && in > 0 {
+			p = p[:min(int64(len(p)), size-in)]
+			begins.err = disk.ReadFull(c.src, p, table+in)
 		}
+		if begins.err != nil {
+			return mixed, fmt.Errorf("read L2 table: %w", begins.err)
+		}
+		in += int64(len(p))
 		for ; len(p) > 0; p = p[c.entrySize():] {
 			if err := c.checkEntry(p, guest); err != nil {
 				return mixed, err
 			}
 			k := c.clusterKind(p)
-			if guest == first {
+			if guest == c.first(i) {
 				whole = k
 			} else if k != whole {
 				whole = mixed
@@ -149,6 +153,15 @@ func (c *checker) checkL2(table, first int64, buf []byte) (kind, error) {
 		}
 	}
 	return whole, nil
+}
+
+// first is the offset in the disk of the first cluster of L2 table i.
+func (d *image) first(i int) int64 { return int64(i) << (d.l2Bits + d.clusterBits) }
+
+// tableSize is how many bytes of L2 table i the disk needs.
+func (d *image) tableSize(i int) int64 {
+	clusters := (d.size - d.first(i) + d.clusterSize() - 1) >> d.clusterBits
+	return min(clusters*d.entrySize(), d.clusterSize())
 }
 
 // clusterKind is the kind of the cluster whose entry begins p, as extents see it.
