@@ -56,6 +56,7 @@ type providerConfig struct {
 	// Of a cloud.
 	Cloud      string            // of clouds.yaml; empty for that of the environment
 	Region     string            // empty for the cloud's own
+	Spool      bool              // fetch images as a whole where parts cannot be had
 	Import     bool              // upload by way of the import API
 	Properties map[string]string // of every upload
 }

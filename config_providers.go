@@ -55,6 +55,7 @@ func (c *config) provider(n *yaml.Node, p *providerConfig) error {
 		typeOpenStack: {
 			"cloud":      scalarField(func(s string) error { p.Cloud = s; return nil }),
 			"region":     scalarField(func(s string) error { p.Region = s; return nil }),
+			"spool":      scalarField(func(s string) (err error) { p.Spool, err = strconv.ParseBool(s); return err }),
 			"import":     scalarField(func(s string) (err error) { p.Import, err = strconv.ParseBool(s); return err }),
 			"properties": textsField(&p.Properties),
 		},

@@ -129,6 +129,7 @@ func newProvider(p providerConfig, mountpoint string) (providers.Provider, error
 			Region:     p.Region,
 			Store:      p.Store,
 			Import:     p.Import,
+			Spool:      p.Spool,
 			Formats:    readable(),
 			Properties: p.Properties,
 		})

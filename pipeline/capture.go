@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"chromogenic/disk"
 	"chromogenic/pipeline/jobs"
@@ -34,7 +36,15 @@ func (p *Pipeline) capture(ctx context.Context, site string, e providers.Entry, 
 		snap.Disks[i] = s.traffic.metered(p.ctx, d, over)
 	}
 	release := func() error { return taker.Release(context.WithoutCancel(ctx), snap.ID) }
-	out, err := decodeSet(snap.Disks, e.Disks, func(providers.Source) trust { return trust{} })
+	for i, d := range snap.Disks {
+		if d.InOrder && err == nil {
+			snap.Disks[i].Image, err = p.fetchWhole(ctx, strings.Join([]string{site, snap.ID, strconv.Itoa(i)}, "\x00"), d.Image)
+		}
+	}
+	var out *source
+	if err == nil {
+		out, err = decodeSet(snap.Disks, e.Disks, func(providers.Source) trust { return trust{} })
+	}
 	if err != nil {
 		// The snapshot goes either way; the first cause is the one to tell.
 		_ = release()

@@ -76,6 +76,7 @@ type Pipeline struct {
 	held   map[string]Held      // metadata that waits for its image, by heldKey
 	disks  map[string]time.Time // since when data disks wait for their image, by waitingKey
 	looks  map[lookKey]*look    // under way
+	wholes map[string]*whole    // images that could be fetched in order only, by imageKey and disk
 }
 
 // New opens the state directory, which no other process may have open, and
@@ -87,7 +88,7 @@ func New(o Options) (*Pipeline, error) {
 		cache: disk.NewCache(disk.CacheOptions{Budget: cmp.Or(o.CacheSize, DefaultCacheSize), BlockSize: contentBlock, ReadAhead: 2 << 20, Parallel: 8}),
 		brief: disk.NewCache(disk.CacheOptions{Budget: briefBudget, BlockSize: briefBlock, ReadAhead: -1}),
 		limit: o.SpoolLimit, serving: o.Serving,
-		cores: map[string]*core{}, spools: map[*os.File]int64{}, looks: map[lookKey]*look{},
+		cores: map[string]*core{}, spools: map[*os.File]int64{}, looks: map[lookKey]*look{}, wholes: map[string]*whole{},
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	var err error
@@ -185,6 +186,7 @@ func (p *Pipeline) close() error {
 			p.log.Warn("close image", "site", c.Ref.Site, "name", c.Ref.Entry.Name, "error", err)
 		}
 	}
+	p.closeWholes()
 	p.cache.Close()
 	p.brief.Close()
 	p.known.StopAllGoroutines()

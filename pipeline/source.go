@@ -76,13 +76,16 @@ func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entr
 		return nil, err
 	}
 	var disks []providers.Source
+	fail := func(err error) (*source, error) {
+		for _, d := range disks {
+			d.Close()
+		}
+		return nil, fmt.Errorf("open %s %q of %s: %w", e.Kind, e.Name, site, err)
+	}
 	for n := range max(1, len(e.Disks)) {
 		src, err := s.provider.Open(ctx, e, n)
 		if err != nil {
-			for _, d := range disks {
-				d.Close()
-			}
-			return nil, fmt.Errorf("open %s %q of %s: %w", e.Kind, e.Name, site, err)
+			return fail(err)
 		}
 		src = s.traffic.metered(p.ctx, src, o.over)
 		if !s.prober && !e.Live() {
@@ -93,13 +96,10 @@ func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entr
 			if o.over {
 				key += "\x00over" // who may read on must not wait for the refusal of another
 			}
-			cache := p.cache
-			if o.brief {
-				cache = p.brief
+			if src.Image, err = p.near(ctx, key, src, o); err != nil {
+				return fail(err)
 			}
-			src.Image = cache.Image(key, src.Image)
-		}
-		if o.wrap != nil {
+		} else if o.wrap != nil {
 			src = o.wrap(src)
 		}
 		disks = append(disks, src)
@@ -111,6 +111,20 @@ func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entr
 		return nil, fmt.Errorf("read %s %q of %s: %w", e.Kind, e.Name, site, err)
 	}
 	return out, nil
+}
+
+// near makes a source of a provider that is far away fit to be read in any order.
+func (p *Pipeline) near(ctx context.Context, key string, src providers.Source, o sourceOptions) (disk.Image, error) {
+	if o.wrap != nil {
+		src = o.wrap(src)
+	}
+	switch {
+	case src.InOrder:
+		return p.fetchWhole(ctx, key, src.Image)
+	case o.brief:
+		return p.brief.Image(key, src.Image), nil
+	}
+	return p.cache.Image(key, src.Image), nil
 }
 
 // decodeSet takes apart the disks of a machine, one container each, the boot disk

@@ -79,6 +79,10 @@ type Source struct {
 	Format string // "raw", "qcow2"…; empty when only the bytes can tell
 	Name   string // of the file, where the provider has files; Resolve knows it by this name
 
+	// InOrder tells that reads have to follow each other from the first byte to the
+	// last: others cost as much as all that lies before them.
+	InOrder bool
+
 	// Resolve opens a file beside this one, where the provider has such a thing
 	// (an extent of a VMDK, a disk beside an OVF); nil otherwise.
 	Resolve disk.Resolver

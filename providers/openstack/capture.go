@@ -35,7 +35,7 @@ func (p *Provider) snapshot(ctx context.Context, e providers.Entry, spec provide
 	if err != nil {
 		return providers.Snapshot{}, err
 	}
-	src, err := p.source(r)
+	src, err := p.source(ctx, r)
 	if err != nil {
 		return providers.Snapshot{}, errors.Join(err, p.undo(ctx, r.ID))
 	}

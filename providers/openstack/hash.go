@@ -106,7 +106,7 @@ func (m *remote) Verify(ctx context.Context) error {
 	if m.sum.known() {
 		return nil
 	}
-	whole := newRemote(m.c, m.record)
+	whole := newRemote(m.c, m.record, m.whole)
 	defer whole.Close()
 	defer context.AfterFunc(ctx, func() { whole.Close() })()
 	p := make([]byte, 1<<20)

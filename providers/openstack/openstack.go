@@ -11,6 +11,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"chromogenic/disk"
@@ -24,6 +25,7 @@ type Options struct {
 	Region string // overrides the cloud's
 	Store  string // the format that images are kept in: empty for qcow2, "source" or a format
 	Import bool   // uploads go by way of staging and import (glance-direct), as some clouds ask for
+	Spool  bool   // where parts of an image cannot be had, it may be fetched as a whole; it cannot be read otherwise
 
 	Formats    map[string]bool   // the formats that can be read; nil for all
 	Properties map[string]string // that every upload gets
@@ -36,6 +38,8 @@ type Options struct {
 type Provider struct {
 	o      Options
 	client *client
+
+	ranges atomic.Int32 // whether parts of an image can be had: see inOrder
 
 	mu   sync.Mutex
 	busy map[string]bool // ids of images that this process is making

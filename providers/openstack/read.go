@@ -2,7 +2,9 @@ package openstack
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -37,11 +39,11 @@ func (p *Provider) open(ctx context.Context, e providers.Entry, n int) (provider
 	if now := r.version(r.metadata()); ofBytes(now) != ofBytes(e.Version) {
 		return providers.Source{}, disk.Errorf(disk.Stale, "it has changed since it was listed")
 	}
-	return p.source(r)
+	return p.source(ctx, r)
 }
 
 // source is the bytes of an image that can be read.
-func (p *Provider) source(r *record) (providers.Source, error) {
+func (p *Provider) source(ctx context.Context, r *record) (providers.Source, error) {
 	if why := r.reason(nil); why != "" {
 		kind := disk.Unsupported
 		switch r.Status {
@@ -53,7 +55,58 @@ func (p *Provider) source(r *record) (providers.Source, error) {
 		}
 		return providers.Source{}, disk.Errorf(kind, "%s", why)
 	}
-	return providers.Source{Image: newRemote(p.client, r), Format: r.format()}, nil
+	src := providers.Source{Format: r.format()}
+	if p.o.Spool {
+		var err error
+		if src.InOrder, err = p.inOrder(ctx, r); err != nil {
+			return providers.Source{}, err
+		}
+	}
+	src.Image = newRemote(p.client, r, src.InOrder)
+	return src, nil
+}
+
+// What is known of ranges.
+const (
+	rangesUnknown = iota
+	rangesGiven
+	rangesIgnored
+)
+
+// inOrder finds out, once, whether the way to the images ignores ranges: then an image
+// comes as a whole, from its beginning.
+func (p *Provider) inOrder(ctx context.Context, r *record) (bool, error) {
+	if *r.Size < 2 {
+		return false, nil // it tells nothing
+	}
+	if p.ranges.Load() == rangesUnknown {
+		err := p.client.retry.Do(ctx, func(ctx context.Context) error {
+			_, done, err := p.client.get(ctx, part{id: r.ID, off: 1, end: 2, size: *r.Size})
+			if err == nil {
+				done()
+			}
+			return err
+		})
+		switch {
+		case errors.Is(err, errNoRanges):
+			p.ranges.Store(rangesIgnored)
+		case err != nil:
+			return false, err
+		default:
+			p.ranges.Store(rangesGiven)
+		}
+	}
+	return p.ranges.Load() == rangesIgnored, nil
+}
+
+// errNoRanges is the failure of a read of a part.
+var errNoRanges = errors.New("the image service, or a proxy before it, ignores ranges: it answers with the whole image")
+
+// A part is a range of an image's bytes, [off, end).
+type part struct {
+	id             string
+	off, end, size int64
+	skip           bool // of an answer that is the whole image, what lies before off is skipped
 }
 
 func (p *Provider) openInstance(ctx context.Context, e providers.Entry) (providers.Source, error) {
@@ -77,39 +130,45 @@ func (p *Provider) openInstance(ctx context.Context, e providers.Entry) (provide
 	return providers.Source{Image: promised{size}, Format: "raw"}, nil
 }
 
-// get asks for a range of an image's bytes, [off, end). It is one try: the answer is
-// checked to be that range and no other.
-func (c *client) get(ctx context.Context, id string, off, end, size int64) (*http.Response, func(), error) {
+// get asks for a part. It is one try: the answer is checked to be that part and no other.
+func (c *client) get(ctx context.Context, p part) (*http.Response, func(), error) {
 	resp, done, err := c.try(ctx, request{
-		service: imageService, method: http.MethodGet, path: "/images/" + id + "/file",
-		header: map[string]string{"Range": fmt.Sprintf("bytes=%d-%d", off, end-1), "Accept": "application/octet-stream"},
+		service: imageService, method: http.MethodGet, path: "/images/" + p.id + "/file",
+		header: map[string]string{"Range": fmt.Sprintf("bytes=%d-%d", p.off, p.end-1), "Accept": "application/octet-stream"},
 		ok:     []int{http.StatusOK, http.StatusPartialContent, http.StatusNoContent},
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	fail := func(err error) (*http.Response, func(), error) {
+	if err := p.check(ctx, resp); err != nil {
 		done()
 		return nil, nil, err
 	}
-	whole := off == 0 && end == size
-	switch {
+	return resp, done, nil
+}
+
+// check sees to it that what comes next of an answer is the part.
+func (p part) check(ctx context.Context, resp *http.Response) error {
+	whole := resp.StatusCode == http.StatusOK
+	switch n := resp.ContentLength; {
 	case resp.StatusCode == http.StatusNoContent:
-		return fail(disk.Errorf(disk.Busy, "the image has no bytes yet"))
-	case resp.StatusCode == http.StatusOK && whole:
-		if n := resp.ContentLength; n >= 0 && n != size {
-			return fail(disk.Errorf(disk.Stale, "the image has %d bytes, it had %d", n, size))
+		return disk.Errorf(disk.Busy, "the image has no bytes yet")
+	case whole && n >= 0 && n != p.size:
+		return disk.Errorf(disk.Stale, "the image has %d bytes, it had %d", n, p.size)
+	case whole && p.skip:
+		if _, err := io.CopyN(io.Discard, resp.Body, p.off); err != nil {
+			return transportError(ctx, err)
 		}
-	case resp.StatusCode == http.StatusOK:
-		err := disk.Errorf(disk.Unsupported, "the image service, or a proxy before it, ignores ranges: it answers with the whole image")
-		return fail(disk.Hint(err, "ask whoever runs it to let the header Range through; openstack image save fetches the whole image"))
-	default:
+	case whole && (p.off != 0 || p.end != p.size):
+		return disk.Hint(disk.Errorf(disk.Unsupported, "%w", errNoRanges),
+			"ask whoever runs it to let the header Range through; with spool: true for this provider in the configuration, an image is fetched as a whole before it is read")
+	case !whole:
 		from, total, ok := contentRange(resp.Header.Get("Content-Range"))
-		if !ok || from != off || total != size {
-			return fail(disk.Errorf(disk.Stale, "asked for byte %d of %d, and the answer is of %q", off, size, resp.Header.Get("Content-Range")))
+		if !ok || from != p.off || total != p.size {
+			return disk.Errorf(disk.Stale, "asked for byte %d of %d, and the answer is of %q", p.off, p.size, resp.Header.Get("Content-Range"))
 		}
 	}
-	return resp, done, nil
+	return nil
 }
 
 // contentRange takes "bytes 0-99/500" apart: the first byte and the size of all.

@@ -24,6 +24,7 @@ type remote struct {
 	record *record
 	id     string
 	size   int64
+	whole  bool // it comes as a whole, from its beginning: see inOrder
 	sum    *runningSum
 
 	ctx  context.Context // ends with Close
@@ -44,8 +45,8 @@ const (
 	aheadTime = 5 * time.Millisecond
 )
 
-func newRemote(c *client, r *record) *remote {
-	m := &remote{c: c, record: r, id: r.ID, size: *r.Size, sum: newRunningSum(r)}
+func newRemote(c *client, r *record, whole bool) *remote {
+	m := &remote{c: c, record: r, id: r.ID, size: *r.Size, whole: whole, sum: newRunningSum(r)}
 	m.moved = sync.NewCond(&m.mu)
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	return m

@@ -103,8 +103,11 @@ func (s *stream) open(ctx context.Context, n int64) error {
 	if s.window >= carefree {
 		window = max(n, 4*s.window)
 	}
+	if s.m.whole {
+		window = s.m.size
+	}
 	window = min(window, s.m.size-s.pos)
-	resp, done, err := s.m.c.get(ctx, s.m.id, s.pos, s.pos+window, s.m.size)
+	resp, done, err := s.m.c.get(ctx, part{s.m.id, s.pos, s.pos + window, s.m.size, s.m.whole})
 	if err != nil {
 		return err
 	}

@@ -231,7 +231,7 @@ func (u *upload) verify(ctx context.Context) (providers.Digest, error) {
 	case r.HashAlgo == "sha512" && u.sent != "":
 		return providers.Digest{Algorithm: r.HashAlgo, Sum: r.HashValue, Sent: u.sent}, nil
 	}
-	src, err := u.p.source(r)
+	src, err := u.p.source(ctx, r)
 	if err != nil {
 		return providers.Digest{}, err
 	}
