@@ -121,9 +121,14 @@ func (g *staged) setMtime(ctx context.Context, when time.Time) error {
 }
 
 // change runs one change of the content, which may go on when it has returned with
-// an error: see letGo. After one that fails the file cannot become an image: many a
-// program closes it as if nothing had happened.
+// an error: see letGo.
 func (w *writer) change(ctx context.Context, do func() error) error {
+	return w.alter(ctx, func() error { return w.g.folder.t.letGo(ctx, do) })
+}
+
+// alter notes a change of the content and its writer. After one that fails the file
+// cannot become an image: many a program closes it as if nothing had happened.
+func (w *writer) alter(ctx context.Context, do func() error) error {
 	if !w.writable {
 		return errReader()
 	}
@@ -133,7 +138,7 @@ func (w *writer) change(ctx context.Context, do func() error) error {
 	if err := g.cut(); err != nil {
 		return err
 	}
-	err := g.folder.t.letGo(ctx, do)
+	err := do()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if tid := callerThread(ctx); tid != g.thread {
@@ -172,18 +177,27 @@ func (w *writer) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRes
 
 // Write spools.
 func (w *writer) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
-	p, n := buffer(len(data)), 0
-	copy(*p, data)
-	err := w.change(ctx, func() (err error) {
-		if n, err = w.g.spool.WriteAt(*p, off); err != nil {
-			return err
+	n := len(data)
+	err := w.alter(ctx, func() error {
+		if !w.g.qemu && w.g.spool.WriteKnown(data, off) {
+			return nil
 		}
-		return w.g.roomLeft(ctx, n)
+		p := buffer(len(data))
+		copy(*p, data)
+		err := w.g.folder.t.letGo(ctx, func() (err error) {
+			if n, err = w.g.spool.WriteAt(*p, off); err != nil {
+				return err
+			}
+			return w.g.roomLeft(ctx, n)
+		})
+		if err == nil {
+			buffers.Put(p) // that of a write which goes on alone is its own
+		}
+		return err
 	})
 	if err != nil {
 		return 0, w.g.fail("write", err)
 	}
-	buffers.Put(p)
 	return uint32(n), 0
 }
 

@@ -53,6 +53,27 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 	return true
 }
 
+// WriteKnown is WriteAt of bytes that equal what was read ahead of their source, which
+// costs next to nothing and waits for no disk: it is false for all others, and then has
+// done nothing.
+func (s *Spool) WriteKnown(p []byte, off int64) bool {
+	if !s.mu.TryLock() {
+		return false
+	}
+	defer s.mu.Unlock()
+	if s.closed || s.strict || s.plain || len(s.cands) != 1 || len(p) == 0 {
+		return false
+	}
+	w := &s.peeked
+	in := off - w.off
+	if w.core != s.cands[0] || in < 0 || in+int64(len(p)) > int64(len(w.data)) || !bytes.Equal(w.data[in:in+int64(len(p))], p) {
+		return false
+	}
+	s.same.add(off, off+int64(len(p)))
+	s.grow(off + int64(len(p)))
+	return true
+}
+
 // peekAhead is how much of the only candidate is read at once for writes that are
 // smaller, in bytes: tar writes 10 KiB at a time.
 const peekAhead = 512 << 10

@@ -19,7 +19,7 @@ type failure struct {
 func checkFailed(t *testing.T, s *server, to site, p program, src, name string, f failure) {
 	t.Helper()
 	before, sum := names(t, to.images), digestOrError(src)
-	reasons := len(s.reasons(t))
+	reasons := s.reasons(t)
 	dst := s.images(to.name, name+p.ext(src))
 	w := watching(s, to, dst)
 	r := p.copy(t, src, dst)
@@ -30,8 +30,8 @@ func checkFailed(t *testing.T, s *server, to site, p program, src, name string, 
 	if !p.quiet && !strings.Contains(r.out, f.says) {
 		t.Errorf("the program does not say %q:\n%s", f.says, r.out)
 	}
-	if f.reason != "" && !strings.Contains(s.reasons(t)[reasons:], f.reason) {
-		t.Errorf("no reason %q in .chromogenic/errors:\n%s", f.reason, s.reasons(t)[reasons:])
+	if f.reason != "" && !strings.Contains(s.reasonsSince(t, reasons), f.reason) {
+		t.Errorf("no reason %q in .chromogenic/errors:\n%s", f.reason, s.reasonsSince(t, reasons))
 	}
 	if after := names(t, to.images); strings.Join(before, "/") != strings.Join(after, "/") {
 		t.Errorf("the folder held %q and holds %q", before, after)

@@ -76,7 +76,7 @@ func says(out, want string) bool {
 // play lets the fault strike the route, and checks all that follows.
 func (x *faultCase) play(t *testing.T) {
 	before := x.folders(t)
-	errorsBefore := len(x.reasons(t))
+	errorsBefore := x.reasons(t)
 	f := x.disk.set(t, x.pattern())
 	done := make(chan result, 1)
 	go func() { done <- tryCmd(t, x.route.line(x)) }()
@@ -146,7 +146,7 @@ func (x *faultCase) succeeded(t *testing.T, r result) {
 }
 
 // failed checks what the program, the mount and explain say of a failure.
-func (x *faultCase) failed(t *testing.T, r result, errorsBefore int) {
+func (x *faultCase) failed(t *testing.T, r result, errorsBefore string) {
 	t.Helper()
 	o := promised(t, x.errno)
 	switch {
@@ -179,9 +179,9 @@ func (x *faultCase) failed(t *testing.T, r result, errorsBefore int) {
 }
 
 // checkJournal looks for the reason where a mount leaves it, and has it explained.
-func (x *faultCase) checkJournal(t *testing.T, o outcome, before int) {
+func (x *faultCase) checkJournal(t *testing.T, o outcome, before string) {
 	t.Helper()
-	journal := x.reasons(t)[before:]
+	journal := x.reasonsSince(t, before)
 	var path, newest string
 	for line := range strings.Lines(journal) {
 		var f struct{ Op, Path, Code, Errno, Message string }

@@ -54,7 +54,7 @@ func TestStateFaults(t *testing.T) {
 		c := pick("cp", "dd", "cat", "rsync")[i%4]
 		t.Run(f.name+"/"+c.name, func(t *testing.T) {
 			random(t, outside, 3*mib, uint64(220+i)) // what is known already takes no spool
-			before := len(s.reasons(t))
+			before := s.reasons(t)
 			n := state.set(t, f.disk)
 			r := c.copy(t, outside, s.images("good", fmt.Sprintf("new%d.raw", i)))
 			if state.struck(t, n) == 0 {
@@ -64,7 +64,7 @@ func TestStateFaults(t *testing.T) {
 			if r.code == 0 || !says(r.out, said(f.errno)) {
 				t.Errorf("exit status %d, want %q\n%s", r.code, said(f.errno), r.out)
 			}
-			reasons := s.reasons(t)[before:]
+			reasons := s.reasonsSince(t, before)
 			for _, want := range []string{o.Code, f.cause} {
 				if !says(reasons, want) {
 					t.Errorf(".chromogenic/errors does not say %q:\n%s", want, reasons)

@@ -173,6 +173,19 @@ func (s *server) reasons(t testing.TB) string {
 	return string(b)
 }
 
+// reasonsSince is what it tells now and did not when it told those of before. It keeps
+// some hundred lines: the older ones of before may be gone.
+func (s *server) reasonsSince(t testing.TB, before string) string {
+	t.Helper()
+	now := s.reasons(t)
+	if newest := last(before, 1); newest != "" {
+		if i := strings.LastIndex(now, newest); i >= 0 {
+			now = strings.TrimPrefix(now[i+len(newest):], "\n")
+		}
+	}
+	return now
+}
+
 // refresh makes the mount look at its providers again.
 func (s *server) refresh(t testing.TB) {
 	t.Helper()

@@ -97,13 +97,13 @@ func TestTakenName(t *testing.T) {
 		defer os.Remove(file)
 		age(t, 2*time.Hour, b.images) // or rsync would see no difference
 		s.refresh(t)
-		before, counted, reasons := stat(t, file), spooled(t, s), len(s.reasons(t))
+		before, counted, reasons := stat(t, file), spooled(t, s), s.reasons(t)
 		r := p.copy(t, path, s.images("b", name+".raw"))
 		if kind == "same" != (r.code == 0) {
 			t.Errorf("exit status %d\n%s\nreasons:\n%s", r.code, r.out, last(s.reasons(t), 3))
 		}
 		if kind != "same" {
-			checkTaken(t, p, r, s.reasons(t)[reasons:], src.at, early[p.name] && !src.late)
+			checkTaken(t, p, r, s.reasonsSince(t, reasons), src.at, early[p.name] && !src.late)
 		}
 		if n := spooled(t, s) - counted; n != 0 && (kind == "same" || early[p.name]) {
 			t.Errorf("%d bytes of scratch space", n)
