@@ -295,6 +295,7 @@ type Snapshot struct {
 	Taken       time.Time
 	Disks       []Source
 	Consistency Consistency
+	Metadata    Metadata // what the instance has from its own image; zero where nothing is known
 }
 
 // A Snapshotter captures instances.

@@ -51,6 +51,8 @@ type session struct {
 	endpoints map[string]string
 	project   string // its id
 	who       string // for people
+	roles     []string
+	volumes   bool // the cloud has a block storage service
 	source    string
 	stamp     string
 	http      *http.Client
@@ -138,16 +140,19 @@ func (s *session) read(result gophercloud.AuthResult) error {
 	var token *tokens.Token
 	var project *tokens.Project
 	var user *tokens.User
+	var roles []tokens.Role
 	var err error
 	switch r := result.(type) {
 	case tokens.CreateResult:
 		token, err = r.ExtractToken()
 		project, _ = r.ExtractProject()
 		user, _ = r.ExtractUser()
+		roles, _ = r.ExtractRoles()
 	case tokens.GetResult:
 		token, err = r.ExtractToken()
 		project, _ = r.ExtractProject()
 		user, _ = r.ExtractUser()
+		roles, _ = r.ExtractRoles()
 	}
 	if err != nil {
 		return err
@@ -162,11 +167,19 @@ func (s *session) read(result gophercloud.AuthResult) error {
 		s.project = project.ID
 		s.who += ", project " + project.Name
 	}
+	for _, r := range roles {
+		s.roles = append(s.roles, r.Name)
+	}
+	if slices.Sort(s.roles); len(s.roles) > 0 {
+		s.who += ", roles " + strings.Join(s.roles, " ")
+	}
 	return nil
 }
 
 // locate finds the services. A cloud without nova has images alone.
 func (s *session) locate(cloud *gophercloud.ProviderClient, cred *credentials) error {
+	_, err := openstack.NewBlockStorageV3(cloud, cred.endpoints)
+	s.volumes = err == nil
 	for _, service := range []string{imageService, computeService} {
 		var sc *gophercloud.ServiceClient
 		var err error

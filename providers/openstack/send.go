@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"chromogenic/disk"
+	"chromogenic/providers"
 )
 
 // How long the service may take to answer when it has all bytes, and to take over an
@@ -171,6 +172,7 @@ func (p *Provider) await(ctx context.Context, id string, most time.Duration, loo
 		if err != nil {
 			return nil, err
 		}
+		providers.Waits(ctx, r.Status)
 		switch r.Status {
 		case "active":
 			return r, nil

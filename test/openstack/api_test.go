@@ -197,13 +197,14 @@ type rig struct {
 // newRig makes the provider of a project. Its time-outs are short.
 func newRig(t testing.TB, user string, change func(*openstack.Options)) *rig {
 	t.Helper()
-	a := login(t, user)
-	a.clear(t)
-	proxy, err := NewProxy(cloud.glance)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(proxy.Close)
+	login(t, user).clear(t)
+	return quickRig(t, user, change)
+}
+
+// quickRig is newRig for a project as it is.
+func quickRig(t testing.TB, user string, change func(*openstack.Options)) *rig {
+	t.Helper()
+	a, proxy := login(t, user), proxyOf(t, cloud.glance)
 	t.Setenv("OS_CLIENT_CONFIG_FILE", cloudsFile(t, user, proxy.URL, ""))
 	o := openstack.Options{Name: "site-" + user, Cloud: user, Retry: 3 * time.Second, Stall: 2 * time.Second}
 	if change != nil {
