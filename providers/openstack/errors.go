@@ -130,7 +130,8 @@ func message(status int, body []byte) string {
 	var tree any
 	if json.Unmarshal(body, &tree) == nil {
 		text = said(tree)
-	} else if strings.Contains(text, "<") {
+	}
+	if strings.Contains(text, "<") { // Glance has HTML in its JSON too
 		text = html.UnescapeString(tag.ReplaceAllString(headline.ReplaceAllString(text, " "), " "))
 	}
 	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")

@@ -25,6 +25,9 @@ type api struct {
 	nova           string
 }
 
+// plain has a connection for each request: keystone closes those that wait without a word.
+var plain = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
 // login logs in as the user of a project.
 func login(t testing.TB, user string) *api {
 	t.Helper()
@@ -38,7 +41,7 @@ func login(t testing.TB, user string) *api {
 		"scope": map[string]any{"project": map[string]any{"name": user, "domain": domain}},
 	}}
 	enc, _ := json.Marshal(body)
-	resp, err := http.Post(keystone+"/auth/tokens", "application/json", bytes.NewReader(enc))
+	resp, err := plain.Post(keystone+"/auth/tokens", "application/json", bytes.NewReader(enc))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +98,7 @@ func (a *api) call(t testing.TB, method, path string, body, into any) {
 	req.Header.Set("X-Auth-Token", a.token)
 	req.Header.Set("Content-Type", kind)
 	req.Header.Set("X-OpenStack-Nova-API-Version", "2.47")
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := plain.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -165,7 +165,7 @@ func TestCredentials(t *testing.T) {
 			fails: "401", hint: "look at the user, password, project and domains", never: []string{"wr0ng"}},
 		{name: "wrong project", files: file(clouds(strings.Replace(names, "project_name: a", "project_name: b", 1))), cloud: "x",
 			fails: "401", hint: "look at the user, password, project and domains", never: []string{"secret"}},
-		{name: "wrong secret", env: envs("OS_APPLICATION_CREDENTIAL_ID="+app.ID, "OS_APPLICATION_CREDENTIAL_SECRET=wr0ng"), fails: "401", never: []string{"wr0ng"}},
+		{name: "wrong application credential", env: envs("OS_APPLICATION_CREDENTIAL_ID="+app.ID, "OS_APPLICATION_CREDENTIAL_SECRET=wr0ng"), fails: "401", never: []string{"wr0ng"}},
 		{name: "token that is none", env: envs("OS_TOKEN=wr0ng"), fails: "log in", never: []string{"wr0ng"}},
 		{name: "wrong url", files: file(clouds(strings.Replace(names, keystone, strings.TrimSuffix(keystone, "/v3")+"/other", 1))), cloud: "x", fails: "404", hint: "auth_url"},
 		{name: "unknown cloud", files: file(clouds(names)), cloud: "y", fails: `clouds.yaml has no cloud "y"`, hint: "it has x"},

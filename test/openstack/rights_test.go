@@ -86,7 +86,7 @@ func TestRights(t *testing.T) {
 	before := proxy.Received.Load()
 	by, out = in.doctor(t)
 	f := by["viewer:rights"]
-	if f.Status != "warn" || !strings.Contains(f.Text, "may list images, read images") || !strings.Contains(f.Text, "may not upload images") ||
+	if f.Status != "warn" || !strings.Contains(f.Text, "may list images, list servers; may not read images, upload images; unknown: capture servers, remove images") ||
 		!strings.Contains(strings.Join(f.More, "\n"), "upload images: no: POST /v2/images: 403") || !request.MatchString(strings.Join(f.More, "\n")) {
 		t.Errorf("rights: %s", out)
 	}
