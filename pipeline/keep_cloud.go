@@ -70,7 +70,7 @@ func (k *keeping) runInCloud(ctx context.Context, imager providers.Imager) (err 
 			return err
 		}
 		e = k.p.applyHeld(ctx, k.name, k.options.Image, e)
-		k.live.Note(func(r *jobs.Record) { r.Entry, r.Format, r.VirtualSize = &e, e.Format, e.VirtualSize })
+		k.live.Note(func(r *jobs.Record) { r.Entry, r.Format, r.VirtualSize = &e, e.Format, max(0, e.VirtualSize) })
 		k.p.Forget(k.name)
 		return nil
 	})

@@ -77,17 +77,7 @@ const parallel = 16
 // session gives one whose token is good, as far as can be known. Refused is the token
 // of which a service has said that it is not.
 func (c *client) session(ctx context.Context, refused string) (*session, error) {
-	good := func() *session {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		s := c.current
-		// By the wall clock: a laptop sleeps.
-		if s != nil && s.token != refused && (s.renew.IsZero() || time.Now().Round(0).Before(s.renew)) && s.stamp == stamp() {
-			return s
-		}
-		return nil
-	}
-	if s := good(); s != nil {
+	if s := c.good(refused); s != nil {
 		return s, nil
 	}
 	select {
@@ -96,7 +86,7 @@ func (c *client) session(ctx context.Context, refused string) (*session, error) 
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if s := good(); s != nil { // somebody has just logged in
+	if s := c.good(refused); s != nil { // somebody has just logged in
 		return s, nil
 	}
 	s, err := c.login(ctx)
@@ -107,6 +97,18 @@ func (c *client) session(ctx context.Context, refused string) (*session, error) 
 	defer c.mu.Unlock()
 	c.current = s
 	return s, nil
+}
+
+// good is the session that is there, nil where none is good.
+func (c *client) good(refused string) *session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.current
+	// By the wall clock: a laptop sleeps.
+	if s != nil && s.token != refused && (s.renew.IsZero() || time.Now().Round(0).Before(s.renew)) && s.stamp == stamp() {
+		return s
+	}
+	return nil
 }
 
 func (c *client) login(ctx context.Context) (*session, error) {

@@ -119,11 +119,11 @@ func (p *Provider) askUpload(ctx context.Context, r *record) error {
 }
 
 // MayUpload asks Glance where the roles are none with which projects upload. It asks
-// once for each login.
+// once for each login, and makes none for that.
 func (p *Provider) MayUpload(ctx context.Context) error {
-	s, err := p.client.session(ctx, "")
-	if err != nil || len(s.roles) == 0 || slices.ContainsFunc(s.roles, usual) {
-		return nil // whoever needs the login is told why there is none
+	s := p.client.good("")
+	if s == nil || len(s.roles) == 0 || slices.ContainsFunc(s.roles, usual) {
+		return nil
 	}
 	p.mu.Lock()
 	asked, denied := p.asked, p.denied

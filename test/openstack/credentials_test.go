@@ -161,10 +161,14 @@ func TestCredentials(t *testing.T) {
 		{name: "variables of one by name", env: envs("OS_AUTH_TYPE=v3applicationcredential", "OS_APPLICATION_CREDENTIAL_NAME=chromo", "OS_APPLICATION_CREDENTIAL_SECRET="+app.Secret, "OS_USERNAME=a", "OS_USER_DOMAIN_NAME=Default"), source: fromEnv},
 		{name: "variable of a token", env: envs("OS_AUTH_TYPE=v3token", "OS_TOKEN="+a.token, "OS_PROJECT_NAME=a", "OS_PROJECT_DOMAIN_NAME=Default"), source: fromEnv},
 
-		{name: "wrong password", files: file(clouds(strings.Replace(names, "password: secret", "password: wr0ng", 1))), cloud: "x",
-			fails: "401", hint: "look at the user, password, project and domains", never: []string{"wr0ng"}},
-		{name: "wrong project", files: file(clouds(strings.Replace(names, "project_name: a", "project_name: b", 1))), cloud: "x",
-			fails: "401", hint: "look at the user, password, project and domains", never: []string{"secret"}},
+		{
+			name: "wrong password", files: file(clouds(strings.Replace(names, "password: secret", "password: wr0ng", 1))), cloud: "x",
+			fails: "401", hint: "look at the user, password, project and domains", never: []string{"wr0ng"},
+		},
+		{
+			name: "wrong project", files: file(clouds(strings.Replace(names, "project_name: a", "project_name: b", 1))), cloud: "x",
+			fails: "401", hint: "look at the user, password, project and domains", never: []string{"secret"},
+		},
 		{name: "wrong application credential", env: envs("OS_APPLICATION_CREDENTIAL_ID="+app.ID, "OS_APPLICATION_CREDENTIAL_SECRET=wr0ng"), fails: "401", never: []string{"wr0ng"}},
 		{name: "token that is none", env: envs("OS_TOKEN=wr0ng"), fails: "log in", never: []string{"wr0ng"}},
 		{name: "wrong url", files: file(clouds(strings.Replace(names, keystone, strings.TrimSuffix(keystone, "/v3")+"/other", 1))), cloud: "x", fails: "404", hint: "auth_url"},

@@ -303,8 +303,10 @@ func TestVolumeBacked(t *testing.T) {
 	in := install(t, cloudsFile(t, "a", cloud.glance, "    compute_endpoint_override: "+nova.URL+"/v2.1\n"), "  a: {type: openstack, cloud: a}\n")
 	const want = "it has booted from a volume, and this cloud has no block storage service"
 	for _, args := range [][]string{
-		{"capture", "a:instances/vol"}, {"capture", "a:instances/vol", "--image", "x"},
-		{"cp", "a:instances/vol", filepath.Join(t.TempDir(), "x.raw")}, {"cp", "a:instances/vol", "a:images/x"},
+		{"capture", "a:instances/vol"},
+		{"capture", "a:instances/vol", "--image", "x"},
+		{"cp", "a:instances/vol", filepath.Join(t.TempDir(), "x.raw")},
+		{"cp", "a:instances/vol", "a:images/x"},
 	} {
 		if out, err := in.try(args...); err == nil || !strings.Contains(out, want) {
 			t.Errorf("%q: %v: %s", args, err, out)

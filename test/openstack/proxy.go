@@ -47,6 +47,7 @@ type Proxy struct {
 	Requests atomic.Int64
 	Sent     atomic.Int64 // bytes of bodies towards the client
 	Received atomic.Int64 // bytes of bodies from the client
+	Refused  atomic.Int64 // answers 401 of the service
 
 	target   *url.URL
 	listener net.Listener
@@ -215,6 +216,9 @@ func (f *Fault) reply(w http.ResponseWriter) {
 // answer injects a fault into the body of an answer.
 func (p *Proxy) answer(resp *http.Response) error {
 	r := resp.Request
+	if resp.StatusCode == http.StatusUnauthorized {
+		p.Refused.Add(1)
+	}
 	body := io.ReadCloser(&counted{ReadCloser: resp.Body, n: &p.Sent})
 	if f, ok := r.Context().Value(faultKey{}).(*Fault); ok && !f.Whole {
 		body = &faulty{ReadCloser: body, f: f, left: f.After, ctx: r.Context(), cut: func() { p.cut(r) }}
