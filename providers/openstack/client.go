@@ -362,6 +362,9 @@ func (r request) fill(req *http.Request, w *watch) error {
 			req.Body = http.NoBody
 		}
 		req.Header.Set("Content-Type", "application/octet-stream")
+		if r.size > 0 { // what is refused for a quota or a role is not sent at all
+			req.Header.Set("Expect", "100-continue")
+		}
 	}
 	for key, value := range r.header {
 		req.Header.Set(key, value)

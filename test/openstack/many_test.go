@@ -2,12 +2,9 @@ package openstack
 
 import (
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,13 +20,14 @@ func TestMany(t *testing.T) {
 	newUser(t, "crowd", "member")
 	a := login(t, "crowd")
 	began := time.Now()
-	a.crowd(t, many)
-	t.Cleanup(func() { a.empty(t) })
-	t.Logf("%d images were made in %v", many, time.Since(began).Round(time.Second))
+	crowd(t, a.put(t, "image-0000", "raw", strings.NewReader(strings.Repeat("x", 512)), nil), many)
+	t.Cleanup(func() { crowd(t, "", 0) })
+	t.Logf("%d images were made in %v", many, time.Since(began).Round(time.Millisecond))
 	proxy := proxyOf(t, cloud.glance)
 	in := install(t, cloudsFile(t, "crowd", proxy.URL, ""), "  crowd: {type: openstack, cloud: crowd}\n")
 	dir := in.mount(t)
 	images := filepath.Join(dir, "crowd", "images")
+	settle(t, proxy) // a mount looks for what a crash has left when it starts
 	step := func(name string, do func()) (requests []string) {
 		t.Helper()
 		proxy.Clear()
@@ -75,6 +73,7 @@ func TestMany(t *testing.T) {
 	}
 	defer f.Close()
 	id := a.put(t, "one", "qcow2", f, nil)
+	t.Cleanup(func() { a.remove(t, id) })
 	in.run(t, "refresh")
 	looks := func(lines []string) (n int) {
 		for _, line := range lines {
@@ -105,14 +104,14 @@ func TestMany(t *testing.T) {
 
 	// A cloud that goes away takes nothing from a backup.
 	backup := t.TempDir()
-	sh(t, "rsync", "-a", "--include=*-000?.raw", "--include=one.*", "--exclude=*", images+"/", backup)
+	sh(t, "rsync", "-a", "--include=image-0001.raw", "--include=one.raw", "--exclude=*", images+"/", backup)
 	kept := sh(t, "ls", backup)
-	if strings.Count(kept, "\n") < 12 {
+	if strings.Count(kept, "\n") != 2 {
 		t.Errorf("the backup has %s", kept)
 	}
 	proxy.Close()
 	in.try("refresh")
-	out, err := tryCommand("rsync", "-a", "--delete", "--include=*-000?.raw", "--include=one.*", "--exclude=*", images+"/", backup)
+	out, err := tryCommand("rsync", "-a", "--delete", "--include=image-0001.raw", "--include=one.raw", "--exclude=*", images+"/", backup)
 	t.Logf("rsync of a cloud that is away: %v %s", err, out)
 	if now := sh(t, "ls", backup); now != kept {
 		t.Errorf("the backup had %s and has %s", kept, now)
@@ -122,29 +121,39 @@ func TestMany(t *testing.T) {
 	}
 }
 
-// atOnce calls do for 0 to n-1, sixteen at a time.
-func atOnce(n int, do func(i int)) {
-	var next atomic.Int64
-	var wait sync.WaitGroup
-	for range 16 {
-		wait.Go(func() {
-			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-				do(i)
-			}
-		})
+// settle waits until nothing asks the service any longer.
+func settle(t testing.TB, p *Proxy) {
+	for last, end := int64(-1), time.Now().Add(30*time.Second); ; time.Sleep(time.Second) {
+		now := p.Requests.Load()
+		if now == last && now > 0 || time.Now().After(end) {
+			return
+		}
+		last = now
 	}
-	wait.Wait()
 }
 
-// crowd makes n small raw images.
-func (a *api) crowd(t testing.TB, n int) {
-	atOnce(n, func(i int) {
-		a.put(t, fmt.Sprintf("image-%04d", i), "raw", strings.NewReader(fmt.Sprintf("%-512d", i)), nil)
-	})
-}
-
-// empty removes all images of the project.
-func (a *api) empty(t testing.TB) {
-	all := a.images(t)
-	atOnce(len(all), func(i int) { a.call(t, http.MethodDelete, "/images/"+all[i].text("id"), nil, nil) })
+// crowd makes copies of the record of a raw image in Glance's database, until there are
+// n images, all of the same bytes: by its API 2,000 take three minutes. Without an image
+// the records of the copies go.
+func crowd(t testing.TB, image string, n int) {
+	t.Helper()
+	sh(t, "/usr/bin/python3", "-c", `
+import sqlite3, sys, uuid
+db, image, n = sqlite3.connect(sys.argv[1], timeout=30), sys.argv[2], int(sys.argv[3])
+tables = (('images', 'id'), ('image_locations', 'image_id'))
+def columns(table): return [c[1] for c in db.execute('PRAGMA table_info(%s)' % table)]
+if image:
+    for i in range(1, n):
+        new = 'c0ffee00' + str(uuid.uuid4())[8:]
+        for table, key in tables:
+            names = [c for c in columns(table) if c != 'id' or table == 'images']
+            row = dict(zip(names, db.execute('SELECT %s FROM %s WHERE %s = ?' % (','.join(names), table, key), (image,)).fetchone()))
+            row[key] = new
+            if table == 'images':
+                row['name'] = 'image-%04d' % i
+            db.execute('INSERT INTO %s (%s) VALUES (%s)' % (table, ','.join(names), ','.join('?' * len(names))), [row[c] for c in names])
+else:
+    for table, key in reversed(tables):
+        db.execute("DELETE FROM %s WHERE %s LIKE 'c0ffee00-%%'" % (table, key))
+db.commit()`, filepath.Join(cloud.dir, "db", "glance.sqlite"), image, fmt.Sprint(n))
 }

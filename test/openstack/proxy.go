@@ -80,7 +80,7 @@ func NewProxy(target string) (*Proxy, error) {
 		FlushInterval:  -1,
 		ErrorHandler:   func(w http.ResponseWriter, r *http.Request, err error) { p.cut(r) },
 		BufferPool:     buffers{&sync.Pool{New: func() any { return make([]byte, 256<<10) }}},
-		Transport:      &http.Transport{MaxIdleConnsPerHost: 32, DisableCompression: true, ReadBufferSize: 256 << 10, WriteBufferSize: 256 << 10},
+		Transport:      &http.Transport{ExpectContinueTimeout: time.Second, MaxIdleConnsPerHost: 32, DisableCompression: true, ReadBufferSize: 256 << 10, WriteBufferSize: 256 << 10},
 	}
 	return p, p.listen("127.0.0.1:0")
 }

@@ -51,6 +51,9 @@ func TestQuota(t *testing.T) {
 	// At once, where one alone is too large.
 	_, err := upload(t, r, "large", disktest.Pattern(80<<20, nil))
 	refused(err)
+	if n := r.proxy.Received.Load(); n > 64<<10 {
+		t.Errorf("%d bytes were sent of what is too large", n)
+	}
 	t.Logf("one of 80 MiB: %d bytes were sent: %v", r.proxy.Received.Load(), err)
 	left(0)
 
