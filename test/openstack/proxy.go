@@ -172,6 +172,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	if p.Latency > 0 {
 		time.Sleep(p.Latency)
 	}
+	r = r.WithContext(r.Context()) // a body of ours in the server's own request would hide from it that the client waits (Expect)
 	r.Body = &counted{ReadCloser: r.Body, n: &p.Received}
 	if f != nil && r.Method == http.MethodPut && !f.Cut {
 		if !p.sending(f, w, r) {
@@ -237,7 +238,7 @@ func (p *Proxy) cut(r *http.Request) {
 
 // cutLater leaves the client time to read the answer.
 func (p *Proxy) cutLater(r *http.Request) {
-	time.AfterFunc(100*time.Millisecond, func() { p.cut(r) })
+	time.AfterFunc(time.Second, func() { p.cut(r) })
 }
 
 // A counted body adds its bytes up.
