@@ -29,6 +29,7 @@ func captureCommand() *cli.Command {
 			&cli.IntFlag{Name: "keep", Usage: "then remove the oldest captures of the machine and name, but for `N`"},
 			&cli.BoolFlag{Name: "freeze", Usage: "have the filesystems frozen meanwhile, or fail"},
 			&cli.StringFlag{Name: "image", Usage: "make the image `NAME` of it; the capture itself stays only with --keep"},
+			snapshotFlag(),
 			&cli.BoolFlag{Name: "yes-restart", Usage: "allow it where capturing restarts the machine"},
 		}),
 		Action: func(c *cli.Context) error {
@@ -64,17 +65,7 @@ func captureInstance(c *cli.Context) error {
 		return err
 	}
 	m := newMeter(os.Stderr)
-	rec, err := s.Capture(c.Context, control.CaptureRequest{
-		Site:       place.Provider,
-		ID:         n.Entry.ID,
-		Name:       fs.Decode(c.String("name")),
-		Keep:       c.Int("keep"),
-		Freeze:     c.Bool("freeze"),
-		MayRestart: c.Bool("yes-restart"),
-		Image:      fs.Decode(c.String("image")),
-		Rate:       rate,
-		OverBudget: c.Bool("over-budget"),
-	}, m.update)
+	rec, err := makeCapture(c, p, s, place, n, rate, m)
 	m.close()
 	switch {
 	case rec == nil:
@@ -87,6 +78,49 @@ func captureInstance(c *cli.Context) error {
 		return printMade(c, p, place.Provider, rec)
 	}
 	return err
+}
+
+// makeCapture captures, or copies a snapshot that is there already.
+func makeCapture(c *cli.Context, p *pipeline.Pipeline, s control.Service, place fs.Place, n fs.Named, rate pipeline.Rate, m *meter) (*jobs.Record, error) {
+	image := fs.Decode(c.String("image"))
+	if c.IsSet("snapshot") {
+		n, err := reuse(c, p, place.Provider, n)
+		if err != nil {
+			return nil, err
+		}
+		return s.Copy(c.Context, control.Request{
+			Source:      control.Source{Site: place.Provider, Kind: n.Entry.Kind, ID: n.Entry.ID, Format: ownFormat(n), Machine: true},
+			Destination: control.Destination{Site: place.Provider, Name: image},
+			Rate:        rate,
+			OverBudget:  c.Bool("over-budget"),
+		}, m.update)
+	}
+	return s.Capture(c.Context, control.CaptureRequest{
+		Site:       place.Provider,
+		ID:         n.Entry.ID,
+		Name:       fs.Decode(c.String("name")),
+		Keep:       c.Int("keep"),
+		Freeze:     c.Bool("freeze"),
+		MayRestart: c.Bool("yes-restart"),
+		Image:      image,
+		Rate:       rate,
+		OverBudget: c.Bool("over-budget"),
+	}, m.update)
+}
+
+// snapshotFlag names a snapshot to be reused.
+func snapshotFlag() cli.Flag {
+	return &cli.StringFlag{Name: "snapshot", Usage: "read the snapshot `ID` of the machine, which is there already and stays, and make none"}
+}
+
+// reuse gives the snapshot that the command line names in the place of a machine, under
+// the machine's name.
+func reuse(c *cli.Context, p *pipeline.Pipeline, site string, n fs.Named) (fs.Named, error) {
+	if !c.IsSet("snapshot") {
+		return n, nil
+	}
+	e, err := p.SnapshotOf(c.Context, site, n.Entry, c.String("snapshot"))
+	return fs.Named{Entry: e, Name: n.Name}, err
 }
 
 // capturePlace is the instance that the command line names.
@@ -102,6 +136,8 @@ func capturePlace(c *cli.Context) (fs.Place, error) {
 		return fs.Place{}, usage("the new one is always kept", "capture: --keep %d keeps none", c.Int("keep"))
 	case c.IsSet("name") && c.String("name") == "" || c.IsSet("image") && c.String("image") == "":
 		return fs.Place{}, usage("", "capture: the name is empty")
+	case c.IsSet("snapshot") && (!c.IsSet("image") || c.IsSet("keep") || c.IsSet("name") || c.Bool("freeze")):
+		return fs.Place{}, usage("--snapshot ID --image NAME makes an image of it", "capture: the snapshot is there already, and stays")
 	case c.IsSet("name") && c.IsSet("image") && !c.IsSet("keep"):
 		return fs.Place{}, usage("with --keep N the capture stays too", "capture: --name is for a capture, and with --image alone none stays")
 	}

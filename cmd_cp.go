@@ -32,6 +32,7 @@ func cpCommand() *cli.Command {
 			&cli.StringFlag{Name: "until", Usage: "pause after `STAGE`: " + strings.Join(pipeline.Stages(), ", ")},
 			&cli.StringFlag{Name: "clean", Usage: "`POLICY` for traces of the old machine: auto, require, best-effort or off"},
 			&cli.BoolFlag{Name: "allow-replace", Usage: "let another image of that name go when the new one, verified, takes its place"},
+			snapshotFlag(),
 			&cli.BoolFlag{Name: "force", Usage: "replace a plain file DST if it exists"},
 		}),
 		Action: func(c *cli.Context) error {
@@ -110,6 +111,8 @@ func (j *copying) refuse() error {
 	switch {
 	case j.src.Path != "" && j.dst.Path != "":
 		return usage("chromogenic convert SRC DST changes the format of a plain file", "cp: neither is a place of a provider")
+	case j.c.IsSet("snapshot") && (j.src.Path != "" || j.src.Kind != providers.Instances || j.src.InDisks):
+		return usage("--snapshot is for the copy of a machine: PROVIDER:instances/NAME", "cp: there is no snapshot of %q", j.c.Args().First())
 	case j.src.Path == "" && j.src.Stem == "":
 		return usage("name one image", "cp: the source is a whole folder")
 	case j.src.Disk > 0 && j.dst.Path == "" && j.dst.Stem == "":

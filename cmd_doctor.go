@@ -74,7 +74,7 @@ func failsBy(check string, err error) finding {
 }
 
 // shownItems bounds the items that are printed for people.
-const shownItems = 5
+const shownItems = 8
 
 func printFindings(w io.Writer, findings []finding) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

@@ -84,6 +84,9 @@ func stageOf(r *jobs.Record) string {
 	if p := r.Progress; p != nil && p.Total > 0 {
 		return fmt.Sprintf("%s %d%%", r.Stage, p.Done*100/p.Total)
 	}
+	if p := r.Progress; p != nil && p.Note != "" {
+		return r.Stage + ", " + p.Note
+	}
 	return r.Stage
 }
 

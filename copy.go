@@ -13,12 +13,17 @@ import (
 	"chromogenic/pipeline"
 	"chromogenic/pipeline/control"
 	"chromogenic/pipeline/jobs"
+	"chromogenic/providers"
 )
 
 // between copies from one place to another.
 func (j *copying) between() (*jobs.Record, error) {
 	n, err := find(j.c.Context, j.p, j.src.Place)
 	if err != nil {
+		return nil, err
+	}
+	name := n.Entry.Name
+	if n, err = reuse(j.c, j.p, j.src.Provider, n); err != nil {
 		return nil, err
 	}
 	machine := j.src.Format == "" && !j.src.InDisks
@@ -31,10 +36,10 @@ func (j *copying) between() (*jobs.Record, error) {
 	}
 	r := control.Request{
 		Source: control.Source{
-			Site: j.src.Provider, Kind: j.src.Kind, ID: n.Entry.ID, Format: format,
+			Site: j.src.Provider, Kind: n.Entry.Kind, ID: n.Entry.ID, Format: format,
 			Disk: j.src.Disk, Machine: machine,
 		},
-		Destination: control.Destination{Site: j.dst.Provider, Name: fs.Decode(j.dst.Stem), Disk: j.dst.Disk, Device: j.dst.Device},
+		Destination: control.Destination{Site: j.dst.Provider, Name: cmp.Or(fs.Decode(j.dst.Stem), name), Disk: j.dst.Disk, Device: j.dst.Device},
 		Store:       j.c.String("store"),
 		Clean:       j.c.String("clean"),
 		Replace:     j.c.Bool("allow-replace"),
@@ -105,6 +110,9 @@ func (j *copying) fromFile() (*jobs.Record, error) {
 // toFile copies an image of a provider to a plain file.
 func (j *copying) toFile() (*jobs.Record, error) {
 	n, err := find(j.c.Context, j.p, j.src.Place)
+	if err == nil {
+		n, err = reuse(j.c, j.p, j.src.Provider, n)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -155,6 +163,12 @@ func (j *copying) toFile() (*jobs.Record, error) {
 		return rec, nil
 	}
 	out.Progress = j.meter.update
+	if n.Entry.Live() {
+		ctx := providers.Watch(j.c.Context, func(state string) { j.meter.update(pipeline.Progress{Stage: "capture", Note: state}) })
+		if err := v.Ready(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if err := writeFile(j.c.Context, pipeline.Pace(j.c.Context, v, j.rate.Read), path, out); err != nil {
 		return nil, err
 	}

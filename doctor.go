@@ -202,6 +202,9 @@ func checkProviders(ctx context.Context, m *mounting) []finding {
 				continue // nothing else of it can be asked
 			}
 		}
+		if found, ok := checkRights(ctx, p, provider); ok {
+			findings = append(findings, found)
+		}
 		for _, dir := range directories() {
 			place := provider.place(dir)
 			if place == "" {
@@ -233,6 +236,48 @@ func checkCredentials(ctx context.Context, p *pipeline.Pipeline, provider provid
 		}
 		return passes(check, "%s: %s", source, who)
 	}, late), true
+}
+
+// checkRights asks what the credentials allow; ok is false where a provider cannot tell.
+func checkRights(ctx context.Context, p *pipeline.Pipeline, provider providerConfig) (found finding, ok bool) {
+	cloud, _ := p.Provider(provider.Name)
+	auditor, ok := cloud.(providers.Auditor)
+	if !ok {
+		return found, false
+	}
+	check := provider.Name + ":rights"
+	late := fails(check, "is its server gone?", "%s does not answer within %v", provider.Name, checkTime)
+	return within(ctx, func(ctx context.Context) finding {
+		rights, err := auditor.Rights(ctx)
+		if err != nil {
+			return failsBy(check, err)
+		}
+		return gradeRights(check, rights)
+	}, late), true
+}
+
+// gradeRights puts rights in words. What is not allowed is a warning: reading alone is
+// of use too.
+func gradeRights(check string, rights []providers.Right) finding {
+	found := passes(check, "")
+	var parts []string
+	for _, answer := range []providers.Answer{providers.Yes, providers.No, providers.Unknown} {
+		var those []string
+		for _, r := range rights {
+			if r.May == answer {
+				those = append(those, r.What)
+				found.More = append(found.More, fmt.Sprintf("%s: %s: %s", r.What, r.May, r.How))
+			}
+		}
+		if len(those) > 0 {
+			parts = append(parts, map[providers.Answer]string{providers.Yes: "may ", providers.No: "may not ", providers.Unknown: "unknown: "}[answer]+strings.Join(those, ", "))
+		}
+		if answer == providers.No && len(those) > 0 {
+			found.Grade, found.Hint = gradeWarn, "the owner of the project, or of the cloud, gives roles"
+		}
+	}
+	found.Text = strings.Join(parts, "; ")
+	return found
 }
 
 // checkListing lists one directory of a provider.

@@ -85,8 +85,8 @@ func mountStatus(status int) int {
 	return 32
 }
 
-// complain prints err as every command does: the message, and what to do about
-// it where that is known.
+// complain prints err as every command does: the message, and what to do about it and
+// the cloud's request id where these are known.
 func complain(w io.Writer, err error) {
 	var told toldError
 	if errors.As(err, &told) {
@@ -96,6 +96,9 @@ func complain(w io.Writer, err error) {
 	fmt.Fprintf(w, "chromogenic: %s\n", message)
 	if hint != "" {
 		fmt.Fprintf(w, "chromogenic: hint: %s\n", hint)
+	}
+	if id := disk.AsError(err).RequestID; id != "" { // the owner of the cloud finds it by that
+		fmt.Fprintf(w, "chromogenic: request id: %s\n", id)
 	}
 }
 

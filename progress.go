@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -20,8 +21,8 @@ const (
 	stallAfter = 10 * time.Second
 )
 
-// A meter shows how far a copy is: a bar for each stage on a terminal, a line
-// every 30 s elsewhere. It is safe for concurrent use.
+// A meter shows how far a copy is, and what it waits for: a bar for each stage on a
+// terminal, a line every 30 s elsewhere. It is safe for concurrent use.
 type meter struct {
 	mu    sync.Mutex
 	w     io.Writer
@@ -31,6 +32,8 @@ type meter struct {
 	began time.Time // of the stage
 	moved time.Time // when Done last grew
 	said  time.Time // when the last line was written
+
+	note atomic.Pointer[string] // what the present stage waits for
 }
 
 func newMeter(w io.Writer) *meter {
@@ -62,6 +65,11 @@ func (m *meter) update(p pipeline.Progress) {
 			m.bar = m.newBar(p)
 		}
 		m.bar.SetCurrent(p.Done)
+	case m.bars != nil && p.Note != "":
+		m.note.Store(&p.Note)
+		if m.bar == nil {
+			m.bar = m.newSpinner(p)
+		}
 	case m.bars == nil && t.Sub(m.said) >= lineEvery:
 		m.said = t
 		fmt.Fprintln(m.w, m.line(t))
@@ -71,10 +79,14 @@ func (m *meter) update(p pipeline.Progress) {
 // line is the state of the copy in words.
 func (m *meter) line(t time.Time) string {
 	p := m.now
-	if p.Total <= 0 {
-		return fmt.Sprintf("%s: for %s", p.Stage, t.Sub(m.began).Round(time.Second))
+	note := ""
+	if p.Note != "" {
+		note = p.Note + ", "
 	}
-	s := fmt.Sprintf("%s: %s of %s (%d %%)", p.Stage, size(p.Done), size(p.Total), p.Done*100/p.Total)
+	if p.Total <= 0 {
+		return fmt.Sprintf("%s: %sfor %s", p.Stage, note, t.Sub(m.began).Round(time.Second))
+	}
+	s := fmt.Sprintf("%s: %s%s of %s (%d %%)", p.Stage, note, size(p.Done), size(p.Total), p.Done*100/p.Total)
 	if spent := t.Sub(m.began); p.Done > 0 && spent > time.Second {
 		rate := float64(p.Done) / spent.Seconds()
 		left := time.Duration(float64(p.Total-p.Done) / rate * float64(time.Second))
@@ -102,6 +114,17 @@ func (m *meter) newBar(p pipeline.Progress) *mpb.Bar {
 				}
 				return ""
 			}),
+		),
+	)
+}
+
+// newSpinner is for a stage that counts nothing, and waits for the provider.
+func (m *meter) newSpinner(p pipeline.Progress) *mpb.Bar {
+	return m.bars.New(0, mpb.SpinnerStyle().PositionLeft(),
+		mpb.PrependDecorators(decor.Name(p.Stage, decor.WC{W: 12, C: decor.DindentRight})),
+		mpb.AppendDecorators(
+			decor.Any(func(decor.Statistics) string { return *m.note.Load() + " " }),
+			decor.Elapsed(decor.ET_STYLE_GO),
 		),
 	)
 }

@@ -159,8 +159,9 @@ type runningJob struct {
 	Stage       string `json:"stage"`
 	Source      string `json:"source"`
 	Destination string `json:"destination"`
-	Done        int64  `json:"done"`  // bytes of the stage
-	Total       int64  `json:"total"` // 0 where nothing is counted
+	Done        int64  `json:"done"`           // bytes of the stage
+	Total       int64  `json:"total"`          // 0 where nothing is counted
+	Note        string `json:"note,omitempty"` // what it waits for
 }
 
 // running are the jobs that run in this process.
@@ -172,7 +173,7 @@ func (t *tree) running() []runningJob {
 		}
 		j := runningJob{ID: rec.ID, Stage: rec.Stage, Source: rec.Source, Destination: rec.Destination}
 		if rec.Progress != nil {
-			j.Done, j.Total = rec.Progress.Done, rec.Progress.Total
+			j.Done, j.Total, j.Note = rec.Progress.Done, rec.Progress.Total, rec.Progress.Note
 		}
 		out = append(out, j)
 	}

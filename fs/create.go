@@ -33,6 +33,18 @@ func (k *kindNode) writable() error {
 	return nil
 }
 
+// permitted tells why the provider would take no image, before one is written: what
+// it can know of that.
+func (k *kindNode) permitted(ctx context.Context) error {
+	p, _ := k.t.p.Provider(k.site)
+	if asked, ok := p.(providers.Permitter); ok {
+		ctx, cancel := patient(ctx)
+		defer cancel()
+		return asked.MayUpload(ctx)
+	}
+	return nil
+}
+
 // target reads a public name that is to be written: its stem and the format of
 // what is handed over.
 func target(file string) (stem string, f formats.Format, err error) {
@@ -61,6 +73,9 @@ func (k *kindNode) Create(ctx context.Context, name string, flags, _ uint32, out
 
 func (k *kindNode) create(ctx context.Context, name string, flags uint32) (*staged, error) {
 	if err := k.writable(); err != nil {
+		return nil, err
+	}
+	if err := k.permitted(ctx); err != nil {
 		return nil, err
 	}
 	by := callerProcess(ctx)

@@ -50,7 +50,7 @@ func (p *Pipeline) capture(ctx context.Context, site string, e providers.Entry, 
 		_ = release()
 		return nil, fmt.Errorf("read capture of %q of %s: %w", e.Name, site, err)
 	}
-	out.release = release
+	out.release, out.metadata = release, snap.Metadata
 	out.captured = &providers.Capture{Of: e.ID, Taken: snap.Taken.UTC(), Consistency: snap.Consistency}
 	return out, nil
 }

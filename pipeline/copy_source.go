@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"fmt"
 
 	"chromogenic/disk"
 	"chromogenic/formats/layout"
@@ -19,7 +20,7 @@ func (j *job) check(ctx context.Context) error {
 }
 
 // checkDestination refuses what the destination is known not to take.
-func (j *job) checkDestination(context.Context) error {
+func (j *job) checkDestination(ctx context.Context) error {
 	var err error
 	if j.site, err = j.p.site(j.spec.Site); err != nil {
 		return err
@@ -30,6 +31,11 @@ func (j *job) checkDestination(context.Context) error {
 	}
 	if j.spec.Name == "" {
 		return disk.Errorf(disk.Invalid, "send to provider %q: the image has no name", j.spec.Site)
+	}
+	if p, ok := up.(providers.Permitter); ok {
+		if err := p.MayUpload(ctx); err != nil {
+			return fmt.Errorf("send to provider %q: %w", j.spec.Site, err)
+		}
 	}
 	j.uploader = up
 	j.keeper, _ = up.(providers.SetKeeper)
@@ -85,6 +91,9 @@ func (j *job) openSource(ctx context.Context) error {
 	live := e.Live()
 	if live {
 		e.Capture = src.captured
+		if !src.metadata.Empty() {
+			e.Metadata = src.metadata
+		}
 	}
 	if e.Capture != nil {
 		j.rec.Consistency = string(e.Capture.Consistency)

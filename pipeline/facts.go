@@ -130,8 +130,12 @@ func (p *Pipeline) factsOver(ctx context.Context, site string, e providers.Entry
 	return l.facts, l.facts.err
 }
 
-// lookInto finds the facts of an image: in the state, or in the image itself.
+// lookInto finds the facts of an image: in the listing, in the state, or in the image
+// itself.
 func (p *Pipeline) lookInto(key, site string, e providers.Entry, over bool, l *look) (*facts, error) {
+	if e.Dense && !e.Live() {
+		return denseFacts(e), nil
+	}
 	if enc := p.state.get(bucketFacts, key); enc != nil {
 		if f, err := decodeFacts(enc); err == nil {
 			return f, nil
@@ -155,6 +159,15 @@ func (p *Pipeline) lookInto(key, site string, e providers.Entry, over bool, l *l
 		return &facts{err: err, fluid: true, learned: time.Now()}, nil
 	}
 	return nil, err
+}
+
+// denseFacts are those of an image of which the listing says all.
+func denseFacts(e providers.Entry) *facts {
+	m, err := fullMap(e.Size)
+	return &facts{
+		Format: formatRaw, Contained: true, FileSize: e.Size, Disks: []diskFacts{{Size: e.Size, Map: m}},
+		err: err, learned: time.Now(),
+	}
 }
 
 // lasting tells whether err is for good: as long as the image has this version.
@@ -254,11 +267,14 @@ func (p *Pipeline) keepFacts(key string, f *facts) {
 }
 
 // fullMapOf is MapOf for a disk whose holes are not to be relied on.
-func fullMapOf(img disk.Image) (*layout.Map, error) {
-	if img.Size() > layout.MaxSize {
-		return nil, disk.Errorf(disk.TooLarge, "map image: %d bytes, at most %d", img.Size(), int64(layout.MaxSize))
+func fullMapOf(img disk.Image) (*layout.Map, error) { return fullMap(img.Size()) }
+
+// fullMap is that of a disk of so many bytes, all of them data.
+func fullMap(size int64) (*layout.Map, error) {
+	if size > layout.MaxSize {
+		return nil, disk.Errorf(disk.TooLarge, "map image: %d bytes, at most %d", size, int64(layout.MaxSize))
 	}
-	return layout.FullMap(img.Size()), nil
+	return layout.FullMap(size), nil
 }
 
 // factsWire is the encoding of facts.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"chromogenic/disk"
@@ -38,6 +39,7 @@ type job struct {
 	grows    *providers.Entry // the image of the name, to which pieces are added
 	waiting  int              // data disks that wait for the boot disk that is sent
 	have     int              // disks that the image of the name has
+	seen     []string         // what the provider has waited for in this stage
 }
 
 func (p *Pipeline) newJob(spec CopySpec) *job {
@@ -82,11 +84,21 @@ func (p *Pipeline) begin(ctx context.Context, spec CopySpec) (*job, context.Cont
 	j.keepRequest()
 	j.takeUp()
 	var err error
-	j.live, ctx, err = p.jobs.Begin(ctx, j.rec)
-	if err != nil {
+	if ctx, err = j.enter(ctx); err != nil {
 		return nil, ctx, err
 	}
 	return j, ctx, nil
+}
+
+// enter makes the job one that runs. Its context ends when it is cancelled, and has
+// providers tell what they wait for.
+func (j *job) enter(ctx context.Context) (context.Context, error) {
+	var err error
+	j.live, ctx, err = j.p.jobs.Begin(ctx, j.rec)
+	if err != nil {
+		return ctx, err
+	}
+	return providers.Watch(ctx, j.waits), nil
 }
 
 // end ends the job with the result of its run. What it made is removed, unless
@@ -139,14 +151,24 @@ func (j *job) step(name string, do func() (note string, err error)) error {
 	s := jobs.Stage{Name: name, Outcome: jobs.OutcomeDone, Started: time.Now()}
 	j.live.Note(func(r *jobs.Record) { r.Stage = name })
 	j.progress(name, 0, 0)
+	j.seen = nil
 	var err error
 	s.Note, err = do()
+	s.Note = strings.Join(append(j.seen, nonempty(s.Note)...), ", ")
 	s.Took = time.Since(s.Started)
 	if err != nil {
 		s.Outcome, s.Note = jobs.OutcomeFailed, err.Error()
 	}
 	j.live.Note(func(r *jobs.Record) { r.Stages = append(r.Stages, s) })
 	return err
+}
+
+// nonempty is a list of s, or of nothing.
+func nonempty(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
 }
 
 // stage is a step of a copy, which may be the last that was asked for.
@@ -185,8 +207,20 @@ func (j *job) done() {
 	}
 }
 
+// waits tells what the provider waits for meanwhile.
+func (j *job) waits(state string) {
+	if n := len(j.seen); n == 0 || j.seen[n-1] != state {
+		j.seen = append(j.seen, state)
+	}
+	now := j.live.Waits(state)
+	if j.spec.Progress != nil {
+		j.spec.Progress(Progress{Stage: j.rec.Stage, Done: now.Done, Total: now.Total, Note: state})
+	}
+}
+
 // Progress is where a copy is.
 type Progress struct {
 	Stage       string // of Stages
 	Done, Total int64  // bytes of the stage; Total 0 where nothing is counted
+	Note        string // what it waits for, in the provider's word; empty for nothing
 }

@@ -31,8 +31,9 @@ const (
 )
 
 // Capture captures a live instance, as the policy of its site has it, and keeps the
-// capture among the instances, or makes an image of it. The record, which is
-// returned once the job has begun, has what was made as its Entry.
+// capture among the instances, or makes an image of it: in the cloud where that can
+// (providers.Imager) and the capture does not stay, else by a copy of the capture. The
+// record, which is returned once the job has begun, has what was made as its Entry.
 //
 // Older captures go only when the new one is there and can be read, and only those
 // that Capture has made.
@@ -43,6 +44,11 @@ func (p *Pipeline) Capture(ctx context.Context, name string, instance providers.
 		return nil, fmt.Errorf("capture instance %q of %s: %w", instance.Name, name, err)
 	}
 	if o.Image != "" && o.Keep == 0 {
+		if s, err := p.site(name); err == nil {
+			if imager, ok := s.imager(); ok {
+				return p.imageInCloud(ctx, k, imager)
+			}
+		}
 		return p.captureImage(ctx, k)
 	}
 	k.job = p.newJob(CopySpec{Machine: true, Site: name, Name: o.Image, Rate: o.Rate, Progress: o.Progress})
@@ -50,7 +56,7 @@ func (p *Pipeline) Capture(ctx context.Context, name string, instance providers.
 	if o.Image == "" {
 		k.rec.Destination = fmt.Sprintf("%s:%s", name, instance.Kind)
 	}
-	if k.live, ctx, err = p.jobs.Begin(ctx, k.rec); err != nil {
+	if ctx, err = k.enter(ctx); err != nil {
 		return nil, err
 	}
 	err = k.run(ctx)
@@ -94,7 +100,7 @@ func (k *keeping) check(p *Pipeline) error {
 		return disk.Errorf(disk.Unsupported, "it cannot be read: %s", k.instance.Reason)
 	case o.Keep < 0:
 		return disk.Errorf(disk.Invalid, "keep %d captures", o.Keep)
-	case !ok:
+	case !ok && (o.Image == "" || o.Keep > 0):
 		return disk.Errorf(disk.Unsupported, "the provider keeps no captures")
 	}
 	k.keeper = keeper

@@ -22,6 +22,7 @@ type source struct {
 	machine    *disk.Machine
 	resolved   bool               // files beside the container hold parts of it
 	captured   *providers.Capture // of a live machine: the moment that this is
+	metadata   providers.Metadata // that came with it
 	set        []*source          // of data disks that are kept apart; their disks are those of the machine too
 	release    func() error
 }

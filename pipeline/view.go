@@ -105,6 +105,13 @@ func (v *View) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
+// Ready opens the source now, and captures a live instance, which otherwise the first
+// read does.
+func (v *View) Ready(ctx context.Context) error {
+	_, err := v.lease.get(ctx)
+	return err
+}
+
 // Close ends the view.
 func (v *View) Close() error {
 	switch {

@@ -35,6 +35,7 @@ type Entry struct {
 	Format           string // of the bytes that Open gives; empty when only their beginning can tell
 	Size             int64  // bytes of the container; -1 unknown
 	VirtualSize      int64  // bytes of the virtual disk; -1 unknown
+	Dense            bool   // one raw disk of Size bytes, all of them data as Open gives it: nothing more can be learned of it
 	Metadata
 	MetaReason string     // why its metadata cannot be read; the image can, all the same
 	Disks      []DiskInfo // of a machine whose disks are kept apart, the boot disk first; empty where Open(0) gives all there is
@@ -299,6 +300,7 @@ type Snapshot struct {
 	Taken       time.Time
 	Disks       []Source
 	Consistency Consistency
+	Metadata    Metadata // what the instance has from its own image; zero where nothing is known
 }
 
 // A Snapshotter captures instances.

@@ -20,6 +20,7 @@ type progress struct {
 	Stage string `json:"stage"`
 	Done  int64  `json:"done"`
 	Total int64  `json:"total"`
+	Note  string `json:"note,omitempty"`
 }
 
 // leftovers is the answer to gc: what is found, and why there may be more.

@@ -42,6 +42,16 @@ func (j *Job) Progress(done, total int64) {
 	j.progress.Store(&Progress{Done: done, Total: total})
 }
 
+// Waits tells what the job waits for, and gives where it is.
+func (j *Job) Waits(note string) Progress {
+	now := Progress{Note: note}
+	if p := j.progress.Load(); p != nil {
+		now.Done, now.Total = p.Done, p.Total
+	}
+	j.progress.Store(&now)
+	return now
+}
+
 // End ends the job with its result. Its record is kept.
 func (j *Job) End(err error) error {
 	return j.leave(func(r *Record) {

@@ -68,6 +68,7 @@ type Record struct {
 	Disks       []Disk           `json:"disks,omitempty"` // of a machine that is stored as several files, in the order in which they are sent
 	BytesDigest string           `json:"bytes_digest,omitempty"`
 	GuestDigest string           `json:"guest_digest,omitempty"`
+	CloudDigest string           `json:"cloud_digest,omitempty"` // of an image that the cloud has made by itself: what it says of the bytes, "sha512:…"; nobody here has seen them
 	Cleaned     bool             `json:"cleaned"`
 	Consistency string           `json:"consistency,omitempty"` // of the capture that was copied
 	Entry       *providers.Entry `json:"entry,omitempty"`       // the image that is there now
@@ -111,8 +112,9 @@ type Error struct {
 
 // Progress is where a running job is.
 type Progress struct {
-	Done  int64 `json:"done"`  // bytes of the stage
-	Total int64 `json:"total"` // 0 where nothing is counted
+	Done  int64  `json:"done"`           // bytes of the stage
+	Total int64  `json:"total"`          // 0 where nothing is counted
+	Note  string `json:"note,omitempty"` // what it waits for, in the provider's word
 }
 
 // TimeLayout is that of the time, in UTC, with which the id of a job begins.

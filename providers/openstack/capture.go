@@ -39,7 +39,9 @@ func (p *Provider) snapshot(ctx context.Context, e providers.Entry, spec provide
 	if err != nil {
 		return providers.Snapshot{}, errors.Join(err, p.undo(ctx, r.ID))
 	}
-	return providers.Snapshot{ID: spec.Job + "/" + r.ID, Taken: taken, Disks: []providers.Source{src}, Consistency: how}, nil
+	return providers.Snapshot{
+		ID: spec.Job + "/" + r.ID, Taken: taken, Disks: []providers.Source{src}, Consistency: how, Metadata: p.inherited(ctx, r, e.ID),
+	}, nil
 }
 
 // image makes an image of a server that has the properties, and waits until it can be
@@ -64,7 +66,7 @@ func (p *Provider) image(ctx context.Context, e providers.Entry, spec providers.
 		return nil, "", err
 	}
 	p.own(id, true)
-	r, err := p.await(ctx, id, snapshotTime, func(*record) error { return nil })
+	r, err := p.await(ctx, id, snapshotTime, p.atWork(ctx, s.ID))
 	if err != nil {
 		if disk.KindOf(err) == disk.NotFound {
 			err = disk.Errorf(disk.Other, "its image %s was removed while it was made", id)
@@ -72,6 +74,31 @@ func (p *Provider) image(ctx context.Context, e providers.Entry, spec providers.
 		return nil, "", errors.Join(err, p.undo(ctx, id))
 	}
 	return r, how, nil
+}
+
+// atWork looks from time to time whether Nova is still making an image of a server: one
+// that it has given up, as when it was restarted meanwhile, may stay queued for ever.
+func (p *Provider) atWork(ctx context.Context, id string) func(*record) error {
+	next, idle := time.Now().Add(p.client.stall/2), false
+	return func(r *record) error {
+		if time.Now().Before(next) {
+			return nil
+		}
+		next = time.Now().Add(p.client.stall / 2)
+		s, err := p.server(ctx, id)
+		if disk.KindOf(err) == disk.NotFound {
+			return fmt.Errorf("look at the server: %w", err)
+		}
+		if err != nil {
+			return nil // it may be restarting
+		}
+		was := idle
+		if idle = s.TaskState == ""; was && idle { // twice: the image may have become active meanwhile
+			err := disk.Errorf(disk.Timeout, "the image is still %s, and the compute service does not work on it any longer", r.Status)
+			return disk.Hint(err, "the compute service has given up, or was restarted: try again; its log tells why")
+		}
+		return nil
+	}
 }
 
 // undo removes an image that is not wanted, for a cancelled context too.

@@ -51,6 +51,8 @@ type session struct {
 	endpoints map[string]string
 	project   string // its id
 	who       string // for people
+	roles     []string
+	volumes   bool // the cloud has a block storage service
 	source    string
 	stamp     string
 	http      *http.Client
@@ -75,17 +77,7 @@ const parallel = 16
 // session gives one whose token is good, as far as can be known. Refused is the token
 // of which a service has said that it is not.
 func (c *client) session(ctx context.Context, refused string) (*session, error) {
-	good := func() *session {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		s := c.current
-		// By the wall clock: a laptop sleeps.
-		if s != nil && s.token != refused && (s.renew.IsZero() || time.Now().Round(0).Before(s.renew)) && s.stamp == stamp() {
-			return s
-		}
-		return nil
-	}
-	if s := good(); s != nil {
+	if s := c.good(refused); s != nil {
 		return s, nil
 	}
 	select {
@@ -94,7 +86,7 @@ func (c *client) session(ctx context.Context, refused string) (*session, error) 
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if s := good(); s != nil { // somebody has just logged in
+	if s := c.good(refused); s != nil { // somebody has just logged in
 		return s, nil
 	}
 	s, err := c.login(ctx)
@@ -105,6 +97,18 @@ func (c *client) session(ctx context.Context, refused string) (*session, error) 
 	defer c.mu.Unlock()
 	c.current = s
 	return s, nil
+}
+
+// good is the session that is there, nil where none is good.
+func (c *client) good(refused string) *session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.current
+	// By the wall clock: a laptop sleeps.
+	if s != nil && s.token != refused && (s.renew.IsZero() || time.Now().Round(0).Before(s.renew)) && s.stamp == stamp() {
+		return s
+	}
+	return nil
 }
 
 func (c *client) login(ctx context.Context) (*session, error) {
@@ -138,16 +142,19 @@ func (s *session) read(result gophercloud.AuthResult) error {
 	var token *tokens.Token
 	var project *tokens.Project
 	var user *tokens.User
+	var roles []tokens.Role
 	var err error
 	switch r := result.(type) {
 	case tokens.CreateResult:
 		token, err = r.ExtractToken()
 		project, _ = r.ExtractProject()
 		user, _ = r.ExtractUser()
+		roles, _ = r.ExtractRoles()
 	case tokens.GetResult:
 		token, err = r.ExtractToken()
 		project, _ = r.ExtractProject()
 		user, _ = r.ExtractUser()
+		roles, _ = r.ExtractRoles()
 	}
 	if err != nil {
 		return err
@@ -162,11 +169,19 @@ func (s *session) read(result gophercloud.AuthResult) error {
 		s.project = project.ID
 		s.who += ", project " + project.Name
 	}
+	for _, r := range roles {
+		s.roles = append(s.roles, r.Name)
+	}
+	if slices.Sort(s.roles); len(s.roles) > 0 {
+		s.who += ", roles " + strings.Join(s.roles, " ")
+	}
 	return nil
 }
 
 // locate finds the services. A cloud without nova has images alone.
 func (s *session) locate(cloud *gophercloud.ProviderClient, cred *credentials) error {
+	_, err := openstack.NewBlockStorageV3(cloud, cred.endpoints)
+	s.volumes = err == nil
 	for _, service := range []string{imageService, computeService} {
 		var sc *gophercloud.ServiceClient
 		var err error
@@ -347,6 +362,9 @@ func (r request) fill(req *http.Request, w *watch) error {
 			req.Body = http.NoBody
 		}
 		req.Header.Set("Content-Type", "application/octet-stream")
+		if r.size > 0 { // what is refused for a quota or a role is not sent at all
+			req.Header.Set("Expect", "100-continue")
+		}
 	}
 	for key, value := range r.header {
 		req.Header.Set(key, value)

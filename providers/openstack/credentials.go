@@ -3,7 +3,6 @@ package openstack
 import (
 	"cmp"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	iofs "io/fs"
@@ -13,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/gophercloud/gophercloud/v2"
-	"github.com/gophercloud/gophercloud/v2/openstack"
 	"github.com/gophercloud/gophercloud/v2/openstack/config/clouds"
 	"go.yaml.in/yaml/v3"
 
@@ -45,69 +43,8 @@ func readCredentials(cloud, region string) (*credentials, error) {
 	}
 	c.endpoints.Region = cmp.Or(region, c.endpoints.Region)
 	c.auth.AllowReauth = false // client.go does that, with credentials that it reads anew
+	settle(&c.auth)
 	return c, nil
-}
-
-func fromEnvironment() (*credentials, error) {
-	auth, err := openstack.AuthOptionsFromEnv()
-	if token := os.Getenv("OS_TOKEN"); err != nil && token != "" && os.Getenv("OS_AUTH_URL") != "" {
-		auth, err = gophercloud.AuthOptions{IdentityEndpoint: os.Getenv("OS_AUTH_URL")}, nil
-		auth.TokenID = token
-	}
-	if err != nil {
-		err := disk.Errorf(disk.Denied, "find credentials: %w", err)
-		return nil, disk.Hint(err, "name a cloud of clouds.yaml (key cloud, or OS_CLOUD), or set the variables of an openrc file")
-	}
-	// What gophercloud takes for one domain is two: of the user, and of the project.
-	auth.DomainID = cmp.Or(os.Getenv("OS_USER_DOMAIN_ID"), auth.DomainID)
-	if auth.DomainID == "" {
-		auth.DomainName = cmp.Or(os.Getenv("OS_USER_DOMAIN_NAME"), auth.DomainName)
-	}
-	if name := auth.TenantName; name != "" && auth.TenantID == "" && auth.Scope == nil {
-		auth.Scope = &gophercloud.AuthScope{
-			ProjectName: name,
-			DomainID:    cmp.Or(os.Getenv("OS_PROJECT_DOMAIN_ID"), os.Getenv("OS_DOMAIN_ID")),
-			DomainName:  cmp.Or(os.Getenv("OS_PROJECT_DOMAIN_NAME"), os.Getenv("OS_DOMAIN_NAME")),
-		}
-		if auth.Scope.DomainID != "" {
-			auth.Scope.DomainName = ""
-		}
-	}
-	insecure := slices.Contains([]string{"1", "true", "yes"}, strings.ToLower(os.Getenv("OS_INSECURE")))
-	config, err := tlsConfig(os.Getenv("OS_CACERT"), os.Getenv("OS_CERT"), os.Getenv("OS_KEY"), insecure)
-	if err != nil {
-		return nil, err
-	}
-	return &credentials{
-		auth: auth, tls: config, source: "variables OS_* of the environment",
-		endpoints: gophercloud.EndpointOpts{
-			Region:       os.Getenv("OS_REGION_NAME"),
-			Availability: gophercloud.Availability(strings.TrimSuffix(os.Getenv("OS_INTERFACE"), "URL")),
-		},
-	}, nil
-}
-
-// tlsConfig is that of the files; empty names none.
-func tlsConfig(ca, cert, key string, insecure bool) (*tls.Config, error) {
-	config := &tls.Config{InsecureSkipVerify: insecure} //nolint:gosec // the owner of the cloud says so
-	if ca != "" {
-		pem, err := os.ReadFile(ca)
-		if err != nil {
-			return nil, fmt.Errorf("read CA file: %w", err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, disk.Errorf(disk.Invalid, "read CA file %q: it has no certificate", ca)
-		}
-	}
-	if cert != "" && key != "" {
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		if err != nil {
-			return nil, fmt.Errorf("read client certificate: %w", err)
-		}
-		config.Certificates = []tls.Certificate{pair}
-	}
-	return config, nil
 }
 
 func fromFile(cloud string) (*credentials, error) {
@@ -120,7 +57,15 @@ func fromFile(cloud string) (*credentials, error) {
 		err := disk.Errorf(disk.Denied, "find credentials: %s has no cloud %q", path, cloud)
 		return nil, disk.Hint(err, "it has %s", strings.Join(file.names(), ", "))
 	}
-	auth, endpoints, config, err := clouds.Parse(clouds.WithCloudName(cloud), clouds.WithLocations(path))
+	if !authTypes(entry.AuthType) {
+		err := disk.Errorf(disk.Unsupported, "read cloud %q of %s: auth_type %q is not known", cloud, path, entry.AuthType)
+		return nil, disk.Hint(err, "an application credential works everywhere: openstack application credential create NAME")
+	}
+	options := []clouds.ParseOption{clouds.WithCloudName(cloud), clouds.WithLocations(path)}
+	if public := os.Getenv("OS_CLIENT_VENDOR_CONFIG_FILE"); public != "" {
+		options = append(options, clouds.WithPublicLocations(public))
+	}
+	auth, endpoints, config, err := clouds.Parse(options...)
 	if err != nil {
 		return nil, disk.Errorf(disk.Denied, "read cloud %q of %s: %w", cloud, path, err)
 	}
@@ -144,6 +89,7 @@ type cloudsFile struct {
 		Regions         []cloudRegion `yaml:"regions"`
 		ImageEndpoint   string        `yaml:"image_endpoint_override"`
 		ComputeEndpoint string        `yaml:"compute_endpoint_override"`
+		AuthType        string        `yaml:"auth_type"`
 	} `yaml:"clouds"`
 }
 
@@ -237,7 +183,8 @@ func Clouds() ([]Cloud, error) {
 func stamp() string {
 	var b strings.Builder
 	for _, path := range cloudsPaths() {
-		for _, file := range []string{path, filepath.Join(filepath.Dir(path), "secure.yaml")} {
+		dir := filepath.Dir(path)
+		for _, file := range []string{path, filepath.Join(dir, "secure.yaml"), filepath.Join(dir, "clouds-public.yaml")} {
 			if info, err := os.Stat(file); err == nil {
 				fmt.Fprintln(&b, file, info.Size(), info.ModTime().UnixNano())
 			}

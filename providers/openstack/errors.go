@@ -3,6 +3,7 @@ package openstack
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -129,7 +130,8 @@ func message(status int, body []byte) string {
 	var tree any
 	if json.Unmarshal(body, &tree) == nil {
 		text = said(tree)
-	} else if strings.Contains(text, "<") {
+	}
+	if strings.Contains(text, "<") { // Glance has HTML in its JSON too
 		text = html.UnescapeString(tag.ReplaceAllString(headline.ReplaceAllString(text, " "), " "))
 	}
 	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
@@ -169,6 +171,9 @@ func transportError(ctx context.Context, err error) error {
 	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errStalled) {
 		return context.Cause(ctx)
 	}
+	if err := certificateError(err); err != nil {
+		return err
+	}
 	stalled := errors.Is(err, errStalled) || errors.Is(context.Cause(ctx), errStalled)
 	var known *disk.Error
 	if !stalled && errors.As(err, &known) {
@@ -180,6 +185,17 @@ func transportError(ctx context.Context, err error) error {
 		kind = disk.Timeout
 	}
 	return &providers.Transient{Err: &disk.Error{Kind: kind, Err: err}}
+}
+
+// certificateError is that of a server whose certificate nobody vouches for, nil for
+// any other: no other try helps.
+func certificateError(err error) error {
+	var cert *tls.CertificateVerificationError
+	if !errors.As(err, &cert) {
+		return nil
+	}
+	return disk.Hint(&disk.Error{Kind: disk.Unreachable, Err: err},
+		"name the file of its authority: cacert of the cloud in clouds.yaml, or OS_CACERT; verify: false, or OS_INSECURE=true, trusts anybody")
 }
 
 // transient is the Transient in an error, nil where there is none.
@@ -211,7 +227,7 @@ func loginError(ctx context.Context, err error) error {
 	}
 	var op *net.OpError
 	var timeout net.Error
-	if errors.As(err, &op) || errors.As(err, &timeout) || ctx.Err() != nil {
+	if certificateError(err) != nil || errors.As(err, &op) || errors.As(err, &timeout) || ctx.Err() != nil {
 		return transportError(ctx, err)
 	}
 	return &disk.Error{Kind: disk.Denied, Err: fmt.Errorf("log in: %w", err)}

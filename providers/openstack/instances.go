@@ -27,6 +27,8 @@ type server struct {
 	Volumes []struct {
 		ID string `json:"id"`
 	} `json:"os-extended-volumes:volumes_attached"`
+
+	cinder bool // the cloud has a block storage service
 }
 
 // An image is that of a server: "" where it has booted from a volume.
@@ -49,17 +51,18 @@ func microversion() map[string]string {
 }
 
 func (p *Provider) listInstances(ctx context.Context) ([]providers.Entry, error) {
-	s, err := p.client.session(ctx, "")
+	session, err := p.client.session(ctx, "")
 	if err != nil {
 		return nil, err
 	}
 	var entries []providers.Entry
-	if s.endpoints[computeService] != "" {
+	if session.endpoints[computeService] != "" {
 		servers, err := p.servers(ctx)
 		if err != nil {
 			return nil, err
 		}
 		for _, s := range servers {
+			s.cinder = session.volumes
 			entries = append(entries, s.entry())
 		}
 	}
@@ -103,10 +106,15 @@ func (p *Provider) servers(ctx context.Context) ([]server, error) {
 // server is an instance by its id.
 func (p *Provider) server(ctx context.Context, id string) (*server, error) {
 	var answer struct{ Server server }
-	_, err := p.client.call(ctx, request{
+	session, err := p.client.session(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	_, err = p.client.call(ctx, request{
 		service: computeService, method: http.MethodGet, path: "/servers/" + url.PathEscape(id),
 		header: microversion(), ok: []int{http.StatusOK},
 	}, &answer)
+	answer.Server.cinder = session.volumes
 	return &answer.Server, err
 }
 
@@ -131,8 +139,10 @@ func (s *server) entry() providers.Entry {
 // reason is why the server cannot be captured.
 func (s *server) reason() string {
 	switch {
+	case s.Image.ID == "" && s.cinder && len(s.Volumes) > 0:
+		return "it has booted from a volume, which can be read as an image of it: openstack image create --force --volume " + s.Volumes[0].ID + " NAME"
 	case s.Image.ID == "":
-		return "it has booted from a volume, which only the block storage service can read"
+		return "it has booted from a volume, and this cloud has no block storage service that reads it"
 	case s.Status == "ACTIVE", s.Status == "SHUTOFF", s.Status == "PAUSED", s.Status == "SUSPENDED":
 		return ""
 	}

@@ -130,9 +130,20 @@ func (p *Provider) named(ctx context.Context, name string) ([]record, error) {
 	var found []record
 	for _, r := range all {
 		mine := r.Owner == s.project || s.project == "" || r.Owner == ""
-		if r.Name == name && mine && r.props[propState] != stateUpload && r.props[propState] != stateSnapshot {
-			found = append(found, r)
+		if r.Name != name || !mine || r.props[propState] == stateUpload || r.props[propState] == stateSnapshot {
+			continue
 		}
+		if r.props[propState] == "" { // as a list may also show one that is just being removed
+			now, err := p.record(ctx, r.ID)
+			if disk.KindOf(err) == disk.NotFound || err == nil && now.Name != name {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			r = *now
+		}
+		found = append(found, r)
 	}
 	return found, nil
 }

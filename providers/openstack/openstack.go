@@ -41,8 +41,10 @@ type Provider struct {
 
 	ranges atomic.Int32 // whether parts of an image can be had: see inOrder
 
-	mu   sync.Mutex
-	busy map[string]bool // ids of images that this process is making
+	mu     sync.Mutex
+	busy   map[string]bool // ids of images that this process is making
+	asked  string          // the token with which MayUpload has asked
+	denied error           // what it was told
 }
 
 // New makes a provider and asks nothing of the cloud. Credentials that are not there,
@@ -116,5 +118,10 @@ var (
 	_ providers.Keeper      = (*Provider)(nil)
 	_ providers.Locator     = (*Provider)(nil)
 
+	_ providers.Imager = (*Provider)(nil)
+	_ providers.Reuser = (*Provider)(nil)
+
 	_ providers.Authenticator = (*Provider)(nil)
+	_ providers.Auditor       = (*Provider)(nil)
+	_ providers.Permitter     = (*Provider)(nil)
 )

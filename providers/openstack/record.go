@@ -142,6 +142,7 @@ func (r *record) entry(p *Provider) providers.Entry {
 	if e.Format == "raw" && e.Size >= 0 {
 		e.VirtualSize = e.Size
 	}
+	e.Dense = r.DiskFormat == "raw" && e.Format == "raw" && e.Size > 0
 	e.Version = r.version(e.Metadata)
 	e.Reason = r.reason(p.o.Formats)
 	return e

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"chromogenic/disk"
+	"chromogenic/providers"
 )
 
 // How long the service may take to answer when it has all bytes, and to take over an
@@ -163,17 +164,35 @@ func (u *upload) settle(ctx context.Context) error {
 	return err
 }
 
+// lockTime is how long the import of an active image may hold it: when Glance crashes it
+// holds it for ever.
+const lockTime = 2 * time.Minute
+
+// importing tells whether a task of Glance still works on an image. Its last act puts the
+// record back as it was when the task began, with the name of then.
+func (r *record) importing() bool {
+	return r.props["os_glance_import_task"] != "" || r.props["os_glance_importing_to_stores"] != ""
+}
+
 // await waits until an image is active, at most for so long. Look may give up earlier.
 func (p *Provider) await(ctx context.Context, id string, most time.Duration, look func(*record) error) (*record, error) {
 	wait := 50 * time.Millisecond
+	var active time.Time
 	for began := time.Now(); ; wait = min(2*wait, 2*time.Second) {
 		r, err := p.record(ctx, id)
 		if err != nil {
 			return nil, err
 		}
+		providers.Waits(ctx, r.Status)
 		switch r.Status {
 		case "active":
-			return r, nil
+			if active.IsZero() {
+				active = time.Now()
+			}
+			if !r.importing() || time.Since(active) > lockTime {
+				return r, nil
+			}
+			wait = min(wait, 200*time.Millisecond)
 		case "killed", "deleted", "pending_delete", "deactivated":
 			return nil, disk.Errorf(disk.Other, "the image has become %s", r.Status)
 		}

@@ -25,6 +25,9 @@ type api struct {
 	nova           string
 }
 
+// plain has a connection for each request: keystone closes those that wait without a word.
+var plain = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
 // login logs in as the user of a project.
 func login(t testing.TB, user string) *api {
 	t.Helper()
@@ -38,7 +41,7 @@ func login(t testing.TB, user string) *api {
 		"scope": map[string]any{"project": map[string]any{"name": user, "domain": domain}},
 	}}
 	enc, _ := json.Marshal(body)
-	resp, err := http.Post(keystone+"/auth/tokens", "application/json", bytes.NewReader(enc))
+	resp, err := plain.Post(keystone+"/auth/tokens", "application/json", bytes.NewReader(enc))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +98,7 @@ func (a *api) call(t testing.TB, method, path string, body, into any) {
 	req.Header.Set("X-Auth-Token", a.token)
 	req.Header.Set("Content-Type", kind)
 	req.Header.Set("X-OpenStack-Nova-API-Version", "2.47")
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := plain.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,13 +200,14 @@ type rig struct {
 // newRig makes the provider of a project. Its time-outs are short.
 func newRig(t testing.TB, user string, change func(*openstack.Options)) *rig {
 	t.Helper()
-	a := login(t, user)
-	a.clear(t)
-	proxy, err := NewProxy(cloud.glance)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(proxy.Close)
+	login(t, user).clear(t)
+	return quickRig(t, user, change)
+}
+
+// quickRig is newRig for a project as it is.
+func quickRig(t testing.TB, user string, change func(*openstack.Options)) *rig {
+	t.Helper()
+	a, proxy := login(t, user), proxyOf(t, cloud.glance)
 	t.Setenv("OS_CLIENT_CONFIG_FILE", cloudsFile(t, user, proxy.URL, ""))
 	o := openstack.Options{Name: "site-" + user, Cloud: user, Retry: 3 * time.Second, Stall: 2 * time.Second}
 	if change != nil {

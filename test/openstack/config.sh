@@ -94,7 +94,7 @@ write_keystone() {
 }
 
 # allowed_ports = [] with brackets: glance would otherwise refuse to import from here.
-# A short cache of tokens, so that an expired one is refused.
+# Roles mean what they say with enforce_secure_rbac: without it a reader may upload.
 write_glance() {
 	cat >"$dir/glance/glance-api.conf" <<-END
 		[DEFAULT]
@@ -106,6 +106,7 @@ write_glance() {
 		enabled_import_methods = [glance-direct,web-download]
 		show_image_direct_url = false
 		user_storage_quota = $quota
+		enforce_secure_rbac = true
 		[database]
 		$(database glance)
 		[glance_store]
@@ -128,6 +129,7 @@ write_glance() {
 		lock_path = $dir/run
 		[oslo_policy]
 		policy_dirs = $dir/policy.d
+		enforce_new_defaults = true
 		[oslo_messaging_notifications]
 		driver = noop
 	END

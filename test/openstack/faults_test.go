@@ -248,7 +248,9 @@ func TestCredentialsReplaced(t *testing.T) {
 	keystone := env(t, "OPENSTACK_KEYSTONE")
 	var users struct{ Users []struct{ ID string } }
 	admin.call(t, http.MethodGet, keystone+"/users?name=a", nil, &users)
+	// A token of the same second would be revoked too.
 	password := func(text string) {
+		defer time.Sleep(time.Second)
 		admin.call(t, http.MethodPatch, keystone+"/users/"+users.Users[0].ID, map[string]any{"user": map[string]any{"password": text}}, nil)
 	}
 	password("other") // which revokes the tokens

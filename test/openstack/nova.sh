@@ -104,7 +104,7 @@ write_libvirt() {
 		mount --bind $dir/libvirt/run /run/libvirt
 		mount --bind $dir/libvirt/cache /var/cache/libvirt
 		mount --bind $dir/libvirt/log /var/log/libvirt
-		exec libvirtd --pid-file $dir/libvirt/libvirtd.pid
+		exec libvirtd --pid-file $dir/libvirt/run/libvirtd.pid
 	END
 }
 
@@ -132,6 +132,7 @@ up_nova() {
 	local i
 	for ((i = 0; i < patience * 2; i++)); do
 		! guests version >/dev/null 2>&1 || break
+		alive libvirtd || die "libvirtd ended while it was starting: $(tail -n 3 "$dir/log/libvirtd.out")"
 		sleep 0.5
 	done
 	guests version >/dev/null || die "libvirtd does not answer"

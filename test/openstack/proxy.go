@@ -47,6 +47,7 @@ type Proxy struct {
 	Requests atomic.Int64
 	Sent     atomic.Int64 // bytes of bodies towards the client
 	Received atomic.Int64 // bytes of bodies from the client
+	Refused  atomic.Int64 // answers 401 of the service
 
 	target   *url.URL
 	listener net.Listener
@@ -79,7 +80,7 @@ func NewProxy(target string) (*Proxy, error) {
 		FlushInterval:  -1,
 		ErrorHandler:   func(w http.ResponseWriter, r *http.Request, err error) { p.cut(r) },
 		BufferPool:     buffers{&sync.Pool{New: func() any { return make([]byte, 256<<10) }}},
-		Transport:      &http.Transport{MaxIdleConnsPerHost: 32, DisableCompression: true, ReadBufferSize: 256 << 10, WriteBufferSize: 256 << 10},
+		Transport:      &http.Transport{ExpectContinueTimeout: time.Second, MaxIdleConnsPerHost: 32, DisableCompression: true, ReadBufferSize: 256 << 10, WriteBufferSize: 256 << 10},
 	}
 	return p, p.listen("127.0.0.1:0")
 }
@@ -171,6 +172,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	if p.Latency > 0 {
 		time.Sleep(p.Latency)
 	}
+	r = r.WithContext(r.Context()) // a body of ours in the server's own request would hide from it that the client waits (Expect)
 	r.Body = &counted{ReadCloser: r.Body, n: &p.Received}
 	if f != nil && r.Method == http.MethodPut && !f.Cut {
 		if !p.sending(f, w, r) {
@@ -215,6 +217,9 @@ func (f *Fault) reply(w http.ResponseWriter) {
 // answer injects a fault into the body of an answer.
 func (p *Proxy) answer(resp *http.Response) error {
 	r := resp.Request
+	if resp.StatusCode == http.StatusUnauthorized {
+		p.Refused.Add(1)
+	}
 	body := io.ReadCloser(&counted{ReadCloser: resp.Body, n: &p.Sent})
 	if f, ok := r.Context().Value(faultKey{}).(*Fault); ok && !f.Whole {
 		body = &faulty{ReadCloser: body, f: f, left: f.After, ctx: r.Context(), cut: func() { p.cut(r) }}
@@ -233,7 +238,7 @@ func (p *Proxy) cut(r *http.Request) {
 
 // cutLater leaves the client time to read the answer.
 func (p *Proxy) cutLater(r *http.Request) {
-	time.AfterFunc(100*time.Millisecond, func() { p.cut(r) })
+	time.AfterFunc(time.Second, func() { p.cut(r) })
 }
 
 // A counted body adds its bytes up.

@@ -28,6 +28,7 @@ var binary = sync.OnceValues(func() (string, error) {
 type installation struct {
 	path, config, state string
 	env                 []string
+	dir                 string // the working directory; empty for ours
 }
 
 // install writes a configuration of the providers and the clouds.yaml.
@@ -51,7 +52,7 @@ func (in *installation) try(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, in.path, args...)
-	cmd.Env = in.env
+	cmd.Env, cmd.Dir = in.env, in.dir
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
