@@ -15,7 +15,8 @@ import (
 // answer that is still running. What a stream asks for doubles each time, so that a
 // look at a table costs little, and a sequential reader waits for a round trip only a
 // few times in the whole. A cache above reads ahead of its readers in parallel; these
-// reads meet one stream, in whatever order they come, and take turns.
+// reads meet one stream, in whatever order they come, and take turns. What the cache has
+// already is left out, and a stream that has come far passes over it.
 //
 // The bytes of a stream that has come from the beginning to the end in order are
 // hashed on the way, and compared with what Glance says (hash.go).
@@ -32,13 +33,15 @@ type remote struct {
 	mu      sync.Mutex
 	moved   *sync.Cond // a stream has gone on, or the image is closed
 	streams []*stream  // the last used last
+	joined  int        // reads
 }
 
 // maxStreams is how many sequential readers of one image are told apart.
 const maxStreams = 4
 
 // ahead is how far, in bytes, a read may lie ahead of a stream and still be taken for
-// one that has overtaken another by chance; it waits for the others for a moment.
+// one that has overtaken another by chance; it waits for the others, as long as one of
+// them comes within a moment.
 const (
 	ahead     = 8 << 20
 	aheadTime = 5 * time.Millisecond
@@ -101,18 +104,10 @@ func (m *remote) join(off, n int64) (*stream, turn) {
 	defer m.mu.Unlock()
 	s := m.at(off)
 	if s == nil && m.near(off) {
-		late := false
-		t := time.AfterFunc(aheadTime, func() {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			late = true
-			m.moved.Broadcast()
-		})
-		for s == nil && !late && m.ctx.Err() == nil && m.near(off) {
-			m.moved.Wait()
-			s = m.at(off)
-		}
-		t.Stop()
+		s = m.overtaken(off)
+	}
+	if s == nil {
+		s = m.behind(off)
 	}
 	if s == nil {
 		if len(m.streams) >= maxStreams {
@@ -122,8 +117,43 @@ func (m *remote) join(off, n int64) (*stream, turn) {
 		s = newStream(m, off)
 	}
 	m.take(s)
+	m.joined++
 	m.moved.Broadcast()
-	return s, s.queue(n)
+	return s, s.queue(off, n)
+}
+
+// overtaken waits for a stream to come to off, and gives nil if none goes on.
+func (m *remote) overtaken(off int64) *stream {
+	joined, late := m.joined, false
+	t := time.AfterFunc(aheadTime, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		late = true
+		m.moved.Broadcast()
+	})
+	defer t.Stop()
+	for !late && m.ctx.Err() == nil && m.near(off) {
+		m.moved.Wait()
+		if s := m.at(off); s != nil {
+			return s
+		}
+		if m.joined != joined && t.Stop() {
+			joined = m.joined
+			t.Reset(aheadTime)
+		}
+	}
+	return nil
+}
+
+// behind is a stream that may pass over what nobody wants, up to off: one whose readers
+// have wanted more than that before.
+func (m *remote) behind(off int64) *stream {
+	for _, s := range m.streams {
+		if gap := off - s.next; gap > 0 && gap <= min(ahead, s.wanted) {
+			return s
+		}
+	}
+	return nil
 }
 
 // at is the stream whose next byte nobody has asked for is off.
