@@ -34,6 +34,7 @@ type remote struct {
 	moved   *sync.Cond // a stream has gone on, or the image is closed
 	streams []*stream  // the last used last
 	joined  int        // reads
+	bad     error      // the whole was read, and is not what it should be
 }
 
 // maxStreams is how many sequential readers of one image are told apart.
@@ -85,16 +86,37 @@ func (m *remote) ReadAt(p []byte, off int64) (int, error) {
 	if len(q) == 0 {
 		return 0, eof
 	}
+	if err := m.refused(off); err != nil {
+		return 0, err
+	}
 	s, turn := m.join(off, int64(len(q)))
 	n, err := s.read(turn, q, off)
 	switch {
 	case m.ctx.Err() != nil:
 		return n, disk.ErrClosed
+	case disk.KindOf(err) == disk.Malformed:
+		err = fmt.Errorf("read image %s at offset %d: %w", m.id, off, err)
+		m.mu.Lock()
+		m.bad = err
+		m.mu.Unlock()
+		return 0, err
 	case err != nil:
 		m.drop(s)
 		return n, fmt.Errorf("read image %s at offset %d: %w", m.id, off+int64(n), m.explain(err))
 	}
 	return n, eof
+}
+
+// refused is why nothing is read any more of an image whose sum is wrong: who reads it
+// tries the last bytes again, and must not take them for right. It ends with who begins
+// anew.
+func (m *remote) refused(off int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if off == 0 {
+		m.bad = nil
+	}
+	return m.bad
 }
 
 // join finds the stream that comes to off, or makes one. The caller reads n bytes when

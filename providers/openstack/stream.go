@@ -52,31 +52,54 @@ func (s *stream) queue(off, n int64) turn {
 
 // read fills p, which is what the queue comes to next.
 func (s *stream) read(t turn, p []byte, off int64) (n int, err error) {
-	n, err = s.receive(t, p, off)
+	n, between, err := s.receive(t, p, off)
 	defer close(t.hashed)
 	<-t.hash
 	s.m.sum.begin(off)
+	if err == nil {
+		s.m.sum.add(off-int64(len(between)), between)
+	}
 	s.m.sum.add(off, p[:n])
 	if err != nil {
 		return n, err
 	}
-	if err := s.m.sum.check(off + int64(n)); err != nil {
+	if err := s.m.sum.check(); err != nil {
 		return 0, err // these bytes are as good as the others, but who has all of them looks at no error
 	}
 	return n, nil
 }
 
-// receive is read without the hashing.
-func (s *stream) receive(t turn, p []byte, off int64) (n int, err error) {
+// receive is read without the hashing. It comes to off first: what is between there and
+// the last reader's end is in a cache, or another stream fetches it. As long as the sum
+// of the whole may come of it, it is read too; otherwise left out.
+func (s *stream) receive(t turn, p []byte, off int64) (n int, between []byte, err error) {
 	defer close(t.over)
 	<-t.begins
 	if s.err != nil {
-		return 0, s.err
+		return 0, nil, s.err
 	}
-	err = s.m.c.retry.Do(s.m.ctx, func(ctx context.Context) error {
-		if err := s.pass(ctx, off); err != nil {
-			return err
+	if gap := off - s.pos; gap > 0 {
+		if s.m.sum.known() {
+			s.hangUp()
+			s.pos, s.until = off, off
+		} else {
+			between = make([]byte, gap)
+			_, err = s.fill(between)
 		}
+	}
+	if err == nil {
+		n, err = s.fill(p)
+	}
+	if err != nil {
+		s.err = err
+		s.hangUp()
+	}
+	return n, between, err
+}
+
+// fill reads what comes next.
+func (s *stream) fill(p []byte) (n int, err error) {
+	err = s.m.c.retry.Do(s.m.ctx, func(ctx context.Context) error {
 		if err := s.open(ctx, int64(len(p)-n)); err != nil {
 			return err
 		}
@@ -85,45 +108,19 @@ func (s *stream) receive(t turn, p []byte, off int64) (n int, err error) {
 		s.pos += int64(got)
 		switch {
 		case err != nil:
-			return s.broken(ctx, err)
+			s.hangUp()
+			if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+				err = &providers.Transient{Err: disk.Errorf(disk.Unreachable, "the answer ends early: %w", io.ErrUnexpectedEOF)}
+			} else {
+				err = transportError(ctx, err)
+			}
+			return err
 		case n < len(p):
 			return &providers.Transient{Err: disk.Errorf(disk.Unreachable, "the answer ends early: %w", io.ErrUnexpectedEOF)}
 		}
 		return nil
 	})
-	if err != nil {
-		s.err = err
-		s.hangUp()
-	}
 	return n, err
-}
-
-// broken is what has become of an answer that could not be read.
-func (s *stream) broken(ctx context.Context, err error) error {
-	s.hangUp()
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-		return &providers.Transient{Err: disk.Errorf(disk.Unreachable, "the answer ends early: %w", io.ErrUnexpectedEOF)}
-	}
-	return transportError(ctx, err)
-}
-
-// pass comes to off. What lies before it nobody wants; it is read only where it is a part
-// of an answer that is running.
-func (s *stream) pass(ctx context.Context, off int64) error {
-	if s.pos >= off {
-		return nil
-	}
-	if s.resp == nil || s.until <= off {
-		s.hangUp()
-		s.pos, s.until = off, off
-		return nil
-	}
-	n, err := io.CopyN(io.Discard, s.resp.Body, off-s.pos)
-	s.pos += n
-	if err != nil {
-		return s.broken(ctx, err)
-	}
-	return nil
 }
 
 // carefree is the window, in bytes, from which on it grows faster: a reader who has come

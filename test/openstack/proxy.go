@@ -3,6 +3,7 @@
 package openstack
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"net"
@@ -30,7 +31,8 @@ type Fault struct {
 	Status  int            // answers so instead of the service
 	Header  http.Header    // of that answer
 	Body    string         // of that answer
-	Stall   bool           // nothing moves any longer
+	Stall   bool           // nothing moves any longer, for a while
+	For     time.Duration  // as long, and then the connection is cut; 0 for 3 s
 	Corrupt bool           // the byte behind After is another
 	Cut     bool           // the answer ends as if it were whole, or nearly
 	Whole   bool           // the header Range is lost on its way
@@ -58,7 +60,7 @@ type Proxy struct {
 	log    []string
 }
 
-// stallTime is how long nothing moves; the connection is cut then.
+// stallTime is how long nothing moves where a fault does not say.
 const stallTime = 3 * time.Second
 
 type connKey struct{}
@@ -275,7 +277,7 @@ func (b *faulty) Read(p []byte) (int, error) {
 	case b.f.Stall: // who has read a part of a request is not told that its sender has gone
 		select {
 		case <-b.ctx.Done():
-		case <-time.After(stallTime):
+		case <-time.After(cmp.Or(b.f.For, stallTime)):
 		}
 		b.cut()
 		return 0, io.ErrUnexpectedEOF
