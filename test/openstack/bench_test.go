@@ -233,8 +233,16 @@ func TestBenchRead(t *testing.T) {
 			m.forget(t)
 			ours := side{kind.view + " of " + kind.stored + way.name, func() { dropped(t, path) }, func() { uncached(t, path) }}
 			theirs := side{"curl of " + kind.stored, func() { a.fetch(t, way.glance, ids[kind.stored]) }, nil}
+			before := m.metric(t, `chromogenic_fetched_bytes_total{provider="a"}`)
 			compare(t, size, ours, theirs, way.wanted)
-			t.Logf("%46s memory %d MiB at most", "", m.peak(t)>>20)
+			fetched := m.metric(t, `chromogenic_fetched_bytes_total{provider="a"}`) - before
+			t.Logf("%46s memory %d MiB at most, fetched %.2f times", "", m.peak(t)>>20, float64(fetched)/float64(size*(benchPairs+1)))
+			if kind.stored == kind.view { // who reads through the mount has it verified
+				verified := side{"curl | sha512sum", func() {
+					sh(t, "sh", "-c", `curl -sSf -H "X-Auth-Token: $1" "$2" | sha512sum`, "sh", a.token, way.glance+"/v2/images/"+ids[kind.stored]+"/file")
+				}, nil}
+				compare(t, size, ours, verified, way.wanted)
+			}
 		}
 	}
 }

@@ -45,7 +45,7 @@ type mountCase struct {
 	name    string // of the image that the command reads or makes
 }
 
-// newMountCase makes them. Its uploads are kept raw, so that bytes are easy to find.
+// newMountCase makes them. Uploads to a are kept raw, so that bytes are easy to find.
 func newMountCase(t testing.TB, a, b *api) *mountCase {
 	t.Helper()
 	x := &mountCase{a: a, b: b}
@@ -58,7 +58,7 @@ func newMountCase(t testing.TB, a, b *api) *mountCase {
 		*p = proxy
 	}
 	x.clouds = bothClouds(t, x.glance.URL, x.nova.URL+"/v2.1")
-	x.in = install(t, x.clouds, "  a: {type: openstack, cloud: a, store: raw}\n  b: {type: openstack, cloud: b, store: raw}\n")
+	x.in = install(t, x.clouds, "  a: {type: openstack, cloud: a, store: raw}\n  b: {type: openstack, cloud: b, store: qcow2}\n")
 	x.dir = x.in.mount(t)
 	return x
 }

@@ -5,6 +5,7 @@ package openstack
 import (
 	"cmp"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -36,6 +37,7 @@ type Fault struct {
 	Corrupt bool           // the byte behind After is another
 	Cut     bool           // the answer ends as if it were whole, or nearly
 	Whole   bool           // the header Range is lost on its way
+	Lost    bool           // the service has done what was asked, and its answer is lost
 	Do      func()         // runs when it happens, and the request goes on
 	met     atomic.Int64   //
 	_       [0]func(Fault) // by address only
@@ -214,11 +216,19 @@ func (f *Fault) reply(w http.ResponseWriter) {
 	io.WriteString(w, f.Body)
 }
 
+// errLost ends an answer before its first byte.
+var errLost = errors.New("the answer is lost")
+
 // answer injects a fault into the body of an answer.
 func (p *Proxy) answer(resp *http.Response) error {
 	r := resp.Request
 	body := io.ReadCloser(&counted{ReadCloser: resp.Body, n: &p.Sent})
-	if f, ok := r.Context().Value(faultKey{}).(*Fault); ok && !f.Whole {
+	f, ok := r.Context().Value(faultKey{}).(*Fault)
+	if ok && f.Lost {
+		f.met.Add(1)
+		return errLost // the connection is cut
+	}
+	if ok && !f.Whole {
 		body = &faulty{ReadCloser: body, f: f, left: f.After, ctx: r.Context(), cut: func() { p.cut(r) }}
 	}
 	resp.Body = body
