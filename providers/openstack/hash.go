@@ -56,8 +56,8 @@ type runningSum struct {
 	verified bool
 }
 
-// earlyMost is how much may wait, in bytes.
-const earlyMost = 8 << 20
+// earlyMost is how much may wait, in bytes: twice of what a cache reads ahead.
+const earlyMost = 4 << 20
 
 func newRunningSum(r *record) *runningSum {
 	s := &runningSum{size: *r.Size, early: map[int64][]byte{}}

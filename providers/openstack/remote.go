@@ -48,6 +48,10 @@ const (
 	aheadTime = 5 * time.Millisecond
 )
 
+// passMost is how much, in bytes, that is in a cache already a stream passes over. It is
+// what a cache reads ahead; of more another request is cheaper.
+const passMost = 2 << 20
+
 func newRemote(c *client, r *record) *remote {
 	m := &remote{c: c, record: r, id: r.ID, size: *r.Size, sum: newRunningSum(r)}
 	m.moved = sync.NewCond(&m.mu)
@@ -171,7 +175,7 @@ func (m *remote) overtaken(off int64) *stream {
 // have wanted more than that before.
 func (m *remote) behind(off int64) *stream {
 	for _, s := range m.streams {
-		if gap := off - s.next; gap > 0 && gap <= min(ahead, s.wanted) {
+		if gap := off - s.next; gap > 0 && gap <= min(passMost, s.wanted) {
 			return s
 		}
 	}
