@@ -67,12 +67,13 @@ test: deps check ## all tests, with real tools, mounts and the race detector (un
 test-full: test ## the tests, those of the mount three times more with more kills and load, a soak of SOAK (30m), then long fuzzing (four hours)
 	CHROMOGENIC_FULL=1 $(GO) test -race -count=3 -timeout 9h $(SHARED) ./test/e2e
 	$(GO) test -race -count=1 -timeout 1h . ./formats/...
+	CHROMOGENIC_FULL=1 $(GO) test -count=1 -timeout 2h -parallel 6 -v ./test/openstack
 	CHROMOGENIC_SOAK=$(SOAK) $(GO) test -count=1 -timeout 3h -run '^TestSoak$$' -v ./test/e2e
 	$(MAKE) fuzz
 
-bench: ## benchmarks at 0, 50 and 100 % utilisation, and side by side with qemu-img and with cp
+bench: ## benchmarks at 0, 50 and 100 % utilisation, and side by side with qemu-img, cp, curl and openstack
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./disk/... ./formats/... ./pipeline . ./test/e2e
-	CHROMOGENIC_BENCH=1 $(GO) test -count=1 -timeout 90m -run '^TestBench' -v . ./test/e2e | grep -v '^=== '
+	CHROMOGENIC_BENCH=1 $(GO) test -p 1 -count=1 -timeout 90m -run '^TestBench' -v . ./test/e2e ./test/openstack | grep -v '^=== '
 
 lint: ## golangci-lint with the floors of .golangci.yml, and gofumpt
 	$(LINT) run ./...

@@ -251,7 +251,7 @@ func openService(c *cli.Context) (control.Service, func(), error) {
 // owns the state directory, or opens that itself, and fails where it can do neither. The
 // pipeline is to look with. The function ends both.
 func openOwner(c *cli.Context) (control.Service, *pipeline.Pipeline, func(), error) {
-	conf, err := configured(c.String("config"))
+	conf, err := configuredOrFound(c.String("config"))
 	if err != nil {
 		return nil, nil, nil, err
 	}

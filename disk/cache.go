@@ -123,6 +123,9 @@ func (c *Cache) fetch(k blockKey, img *cachedImage) <-chan singleflight.Result {
 		}
 		p, err := readBlock(img.Image, k.block*c.o.BlockSize, c.o.BlockSize)
 		if err != nil {
+			if KindOf(err) == Malformed { // and so may be what was fetched before, and looked right
+				c.drop()
+			}
 			return nil, fetchError{img, err}
 		}
 		c.recent.add(k, p)

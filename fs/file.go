@@ -24,6 +24,7 @@ type imageFile struct {
 	ref  pipeline.Ref
 	stat atomic.Pointer[pipeline.Stat] // never nil
 	part bool                          // one of .disks/
+	bad  atomic.Bool                   // what the kernel has of it may be as wrong as what was read last
 
 	props atomic.Pointer[map[string]string] // as they were set through this node; nil for those of the entry
 }
@@ -126,6 +127,9 @@ func (f *imageFile) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, 
 	// Pages outlive the open file. Those of an image that is not settled could be
 	// others by the next open, of the same version.
 	if f.ref.Format == "raw" && !f.instance() && v.Settled() {
+		if f.bad.Swap(false) {
+			return h, 0, 0
+		}
 		return h, fuse.FOPEN_KEEP_CACHE, 0
 	}
 	return h, fuse.FOPEN_DIRECT_IO, 0
@@ -179,6 +183,9 @@ func (r *reader) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRes
 	}
 	data, err := r.f.kind.t.read(ctx, r.v, len(dest), off)
 	if err != nil {
+		if disk.KindOf(err) == disk.Malformed {
+			r.f.bad.Store(true)
+		}
 		r.f.kind.t.spoil(callerProcess(ctx), err)
 		return nil, r.f.fail("read", err)
 	}

@@ -33,6 +33,7 @@ strace strace
 python3 python3
 scp openssh-client
 tar tar
+xz xz-utils
 fuser psmisc
 man man-db
 END

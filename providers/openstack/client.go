@@ -260,11 +260,11 @@ func (c *client) call(ctx context.Context, r request, into any) (http.Header, er
 		defer end()
 		header = resp.Header
 		body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		if into == nil {
+			return nil // the header has said that it is done
+		}
 		if err != nil {
 			return transportError(ctx, fmt.Errorf("%s %s: %w", r.method, r.path, err))
-		}
-		if into == nil {
-			return nil
 		}
 		if err := json.Unmarshal(body, into); err != nil {
 			return disk.Errorf(disk.Unreachable, "%s %s: the answer is not what it should be: %w", r.method, r.path, err)

@@ -1,6 +1,7 @@
 package openstack
 
 import (
+	"bytes"
 	"context"
 	"crypto/md5" //nolint:gosec // Glance's own checksum of images without any other
 	"crypto/sha256"
@@ -39,21 +40,27 @@ func recordSum(r *record) (algorithm, sum string) {
 	return "", ""
 }
 
-// A runningSum hashes what is read of an image as long as that comes in order from the
-// beginning, as it does where the whole is copied.
+// A runningSum hashes what is read of an image as long as that comes from the beginning
+// on without a gap, as it does where the whole is copied. What comes a little too early
+// waits for what is before it.
 type runningSum struct {
 	size      int64
 	algorithm string
 	want      string
 
 	mu       sync.Mutex
-	hash     hash.Hash // nil when the order is lost, or the sum is known to be right
-	at       int64
+	hash     hash.Hash        // nil until something is hashed, and when the sum is known to be right
+	at       int64            // what is hashed
+	early    map[int64][]byte // by the offset
+	held     int64            // bytes of these
 	verified bool
 }
 
+// earlyMost is how much may wait, in bytes: twice of what a cache reads ahead.
+const earlyMost = 4 << 20
+
 func newRunningSum(r *record) *runningSum {
-	s := &runningSum{size: *r.Size}
+	s := &runningSum{size: *r.Size, early: map[int64][]byte{}}
 	s.algorithm, s.want = recordSum(r)
 	return s
 }
@@ -62,30 +69,60 @@ func newRunningSum(r *record) *runningSum {
 func (s *runningSum) begin(off int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if off == 0 && !s.verified {
-		s.hash, s.at = newHash(s.algorithm), 0
+	if off == 0 && s.at > 0 {
+		s.hash, s.at, s.held = nil, 0, 0
+		clear(s.early)
 	}
 }
 
-// add hashes p, which lies at off, if it is next.
+// add hashes p, which lies at off, if it is next, and then what has waited for it.
 func (s *runningSum) add(off int64, p []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.hash != nil && off == s.at {
-		s.hash.Write(p)
-		s.at += int64(len(p))
+	switch end := off + int64(len(p)); {
+	case s.verified || s.want == "" || end <= s.at || len(p) == 0:
+		return
+	case off > s.at:
+		if off-s.at <= earlyMost && s.held+int64(len(p)) <= earlyMost && s.early[off] == nil {
+			s.early[off] = bytes.Clone(p)
+			s.held += int64(len(p))
+		}
+		return
+	}
+	s.write(p[s.at-off:])
+	for again := true; again; {
+		again = false
+		for off, p := range s.early {
+			if off > s.at {
+				continue
+			}
+			delete(s.early, off)
+			s.held -= int64(len(p))
+			if end := off + int64(len(p)); end > s.at {
+				s.write(p[s.at-off:])
+				again = true
+			}
+		}
 	}
 }
 
-// check compares the sum when the whole has been read, up to pos.
-func (s *runningSum) check(pos int64) error {
+func (s *runningSum) write(p []byte) {
+	if s.hash == nil {
+		s.hash = newHash(s.algorithm)
+	}
+	s.hash.Write(p)
+	s.at += int64(len(p))
+}
+
+// check compares the sum when the whole has been read.
+func (s *runningSum) check() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.hash == nil || s.at != s.size || pos != s.size {
+	if s.hash == nil || s.at != s.size {
 		return nil
 	}
 	got := hex.EncodeToString(s.hash.Sum(nil))
-	s.hash = nil
+	s.hash, s.at = nil, 0
 	if got != s.want {
 		err := disk.Errorf(disk.Malformed, "all has been read, and its %s is %s, not %s", s.algorithm, got, s.want)
 		return disk.Hint(err, "the store of the cloud, or the way from it, damages images: what was copied is not the image")

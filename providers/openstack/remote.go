@@ -15,7 +15,8 @@ import (
 // answer that is still running. What a stream asks for doubles each time, so that a
 // look at a table costs little, and a sequential reader waits for a round trip only a
 // few times in the whole. A cache above reads ahead of its readers in parallel; these
-// reads meet one stream, in whatever order they come, and take turns.
+// reads meet one stream, in whatever order they come, and take turns. What the cache has
+// already is left out, and a stream that has come far passes over it.
 //
 // The bytes of a stream that has come from the beginning to the end in order are
 // hashed on the way, and compared with what Glance says (hash.go).
@@ -33,17 +34,24 @@ type remote struct {
 	mu      sync.Mutex
 	moved   *sync.Cond // a stream has gone on, or the image is closed
 	streams []*stream  // the last used last
+	joined  int        // reads
+	bad     error      // the whole was read, and is not what it should be
 }
 
 // maxStreams is how many sequential readers of one image are told apart.
 const maxStreams = 4
 
 // ahead is how far, in bytes, a read may lie ahead of a stream and still be taken for
-// one that has overtaken another by chance; it waits for the others for a moment.
+// one that has overtaken another by chance; it waits for the others, as long as one of
+// them comes within a moment.
 const (
 	ahead     = 8 << 20
 	aheadTime = 5 * time.Millisecond
 )
+
+// passMost is how much, in bytes, that is in a cache already a stream passes over. It is
+// what a cache reads ahead; of more another request is cheaper.
+const passMost = 2 << 20
 
 func newRemote(c *client, r *record, whole bool) *remote {
 	m := &remote{c: c, record: r, id: r.ID, size: *r.Size, whole: whole, sum: newRunningSum(r)}
@@ -83,16 +91,37 @@ func (m *remote) ReadAt(p []byte, off int64) (int, error) {
 	if len(q) == 0 {
 		return 0, eof
 	}
+	if err := m.refused(off); err != nil {
+		return 0, err
+	}
 	s, turn := m.join(off, int64(len(q)))
 	n, err := s.read(turn, q, off)
 	switch {
 	case m.ctx.Err() != nil:
 		return n, disk.ErrClosed
+	case disk.KindOf(err) == disk.Malformed:
+		err = fmt.Errorf("read image %s at offset %d: %w", m.id, off, err)
+		m.mu.Lock()
+		m.bad = err
+		m.mu.Unlock()
+		return 0, err
 	case err != nil:
 		m.drop(s)
 		return n, fmt.Errorf("read image %s at offset %d: %w", m.id, off+int64(n), m.explain(err))
 	}
 	return n, eof
+}
+
+// refused is why nothing is read any more of an image whose sum is wrong: who reads it
+// tries the last bytes again, and must not take them for right. It ends with who begins
+// anew.
+func (m *remote) refused(off int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if off == 0 {
+		m.bad = nil
+	}
+	return m.bad
 }
 
 // join finds the stream that comes to off, or makes one. The caller reads n bytes when
@@ -102,18 +131,10 @@ func (m *remote) join(off, n int64) (*stream, turn) {
 	defer m.mu.Unlock()
 	s := m.at(off)
 	if s == nil && m.near(off) {
-		late := false
-		t := time.AfterFunc(aheadTime, func() {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			late = true
-			m.moved.Broadcast()
-		})
-		for s == nil && !late && m.ctx.Err() == nil && m.near(off) {
-			m.moved.Wait()
-			s = m.at(off)
-		}
-		t.Stop()
+		s = m.overtaken(off)
+	}
+	if s == nil {
+		s = m.behind(off)
 	}
 	if s == nil {
 		if len(m.streams) >= maxStreams {
@@ -123,8 +144,43 @@ func (m *remote) join(off, n int64) (*stream, turn) {
 		s = newStream(m, off)
 	}
 	m.take(s)
+	m.joined++
 	m.moved.Broadcast()
-	return s, s.queue(n)
+	return s, s.queue(off, n)
+}
+
+// overtaken waits for a stream to come to off, and gives nil if none goes on.
+func (m *remote) overtaken(off int64) *stream {
+	joined, late := m.joined, false
+	t := time.AfterFunc(aheadTime, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		late = true
+		m.moved.Broadcast()
+	})
+	defer t.Stop()
+	for !late && m.ctx.Err() == nil && m.near(off) {
+		m.moved.Wait()
+		if s := m.at(off); s != nil {
+			return s
+		}
+		if m.joined != joined && t.Stop() {
+			joined = m.joined
+			t.Reset(aheadTime)
+		}
+	}
+	return nil
+}
+
+// behind is a stream that may pass over what nobody wants, up to off: one whose readers
+// have wanted more than that before.
+func (m *remote) behind(off int64) *stream {
+	for _, s := range m.streams {
+		if gap := off - s.next; gap > 0 && gap <= min(passMost, s.wanted) {
+			return s
+		}
+	}
+	return nil
 }
 
 // at is the stream whose next byte nobody has asked for is off.

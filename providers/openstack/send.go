@@ -21,6 +21,10 @@ const (
 	settleTime = 30 * time.Minute
 	// uploadTries are of a whole upload: Glance cannot go on with one that was cut off.
 	uploadTries = 3
+	// uploadPause is between them, and doubled; it is longer where the service says how
+	// long, up to uploadPauseMost.
+	uploadPause     = 500 * time.Millisecond
+	uploadPauseMost = time.Minute
 )
 
 // Send streams img as it is, holes as zeros: Glance takes the bytes of an image as a
@@ -45,7 +49,13 @@ func (u *upload) send(ctx context.Context, img disk.Image, progress func(done in
 		}
 	}
 	var err error
-	for range uploadTries {
+	var after time.Duration // that the service asks to wait
+	for try := range uploadTries {
+		if try > 0 {
+			if e := pause(ctx, max(min(after, uploadPauseMost), uploadPause<<try)); e != nil {
+				return e
+			}
+		}
 		var there bool
 		if there, err = u.ready(ctx); err != nil {
 			return err
@@ -54,7 +64,7 @@ func (u *upload) send(ctx context.Context, img disk.Image, progress func(done in
 		if there { // by an earlier process, or a try whose answer was lost
 			err = s.hashOnly()
 		} else {
-			err = u.stream(ctx, s)
+			after, err = u.stream(ctx, s)
 		}
 		s.close()
 		if s.err != nil { // of the source: no other try helps
@@ -123,19 +133,21 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // stream sends all bytes once. The turn among the requests is that of a retry, whose
-// next try a body that was read in part does not have.
-func (u *upload) stream(ctx context.Context, s *sender) error {
+// next try a body that was read in part does not have: after is how long the service asks
+// to wait for another one then.
+func (u *upload) stream(ctx context.Context, s *sender) (after time.Duration, err error) {
 	path := "/images/" + u.id + "/file"
 	if u.p.o.Import {
 		path = "/images/" + u.id + "/stage"
 	}
-	err := u.p.client.retry.Do(ctx, func(ctx context.Context) error {
+	err = u.p.client.retry.Do(ctx, func(ctx context.Context) error {
 		_, end, err := u.p.client.try(ctx, request{
 			service: imageService, method: http.MethodPut, path: path, ok: []int{http.StatusNoContent, http.StatusOK, http.StatusAccepted},
 			stream: s.rewind, size: s.img.Size(), patience: answerTime,
 		})
 		if err != nil {
 			if t := transient(err); t != nil && s.moved() {
+				after = t.After
 				return t.Err
 			}
 			return err
@@ -144,13 +156,13 @@ func (u *upload) stream(ctx context.Context, s *sender) error {
 		return nil
 	})
 	if err != nil || !u.p.o.Import {
-		return err
+		return after, err
 	}
 	_, err = u.p.client.call(ctx, request{
 		service: imageService, method: http.MethodPost, path: "/images/" + u.id + "/import", ok: []int{http.StatusAccepted}, once: true,
 		json: map[string]any{"method": map[string]any{"name": "glance-direct"}},
 	}, nil)
-	return err
+	return 0, err
 }
 
 // settle waits until the image is active.

@@ -11,11 +11,13 @@ import (
 )
 
 // A stream reads an image forwards. Its readers queue: each has its bytes when those
-// before it have theirs.
+// before it have theirs. It hashes them when it has them, while the next one is served.
 type stream struct {
-	m    *remote
-	next int64           // the first byte that nobody has asked for; under remote.mu
-	last <-chan struct{} // closed when the last in the queue is done; under remote.mu
+	m      *remote
+	next   int64           // the first byte that nobody has asked for; under remote.mu
+	wanted int64           // bytes that were asked for; under remote.mu
+	last   <-chan struct{} // closed when the last in the queue is served; under remote.mu
+	summed <-chan struct{} // closed when its bytes are hashed; under remote.mu
 
 	// Of whose turn it is.
 	resp   *http.Response
@@ -29,37 +31,79 @@ type stream struct {
 func newStream(m *remote, off int64) *stream {
 	began := make(chan struct{})
 	close(began)
-	return &stream{m: m, next: off, last: began, pos: off, until: off}
+	return &stream{m: m, next: off, last: began, summed: began, pos: off, until: off}
 }
 
-// A turn of the queue is over when done is closed.
+// A turn of the queue is over when its reader is served. Then the reader hashes, if those
+// before it have done so.
 type turn struct {
-	begins <-chan struct{}
-	over   chan struct{}
+	begins, hash <-chan struct{}
+	over, hashed chan struct{}
 }
 
-// queue is the turn of a read of n bytes; remote.mu is held.
-func (s *stream) queue(n int64) turn {
-	t := turn{s.last, make(chan struct{})}
-	s.last = t.over
-	s.next += n
+// queue is the turn of a read of n bytes at off; remote.mu is held.
+func (s *stream) queue(off, n int64) turn {
+	t := turn{s.last, s.summed, make(chan struct{}), make(chan struct{})}
+	s.last, s.summed = t.over, t.hashed
+	s.next = off + n
+	s.wanted += n
 	return t
 }
 
 // read fills p, which is what the queue comes to next.
 func (s *stream) read(t turn, p []byte, off int64) (n int, err error) {
+	n, between, err := s.receive(t, p, off)
+	defer close(t.hashed)
+	<-t.hash
+	s.m.sum.begin(off)
+	if err == nil {
+		s.m.sum.add(off-int64(len(between)), between)
+	}
+	s.m.sum.add(off, p[:n])
+	if err != nil {
+		return n, err
+	}
+	if err := s.m.sum.check(); err != nil {
+		return 0, err // these bytes are as good as the others, but who has all of them looks at no error
+	}
+	return n, nil
+}
+
+// receive is read without the hashing. It comes to off first: what is between there and
+// the last reader's end is in a cache, or another stream fetches it. As long as the sum
+// of the whole may come of it, it is read too; otherwise left out.
+func (s *stream) receive(t turn, p []byte, off int64) (n int, between []byte, err error) {
 	defer close(t.over)
 	<-t.begins
 	if s.err != nil {
-		return 0, s.err
+		return 0, nil, s.err
 	}
-	s.m.sum.begin(off)
+	if gap := off - s.pos; gap > 0 {
+		if s.m.sum.known() {
+			s.hangUp()
+			s.pos, s.until = off, off
+		} else {
+			between = make([]byte, gap)
+			_, err = s.fill(between)
+		}
+	}
+	if err == nil {
+		n, err = s.fill(p)
+	}
+	if err != nil {
+		s.err = err
+		s.hangUp()
+	}
+	return n, between, err
+}
+
+// fill reads what comes next.
+func (s *stream) fill(p []byte) (n int, err error) {
 	err = s.m.c.retry.Do(s.m.ctx, func(ctx context.Context) error {
 		if err := s.open(ctx, int64(len(p)-n)); err != nil {
 			return err
 		}
 		got, err := io.ReadFull(s.resp.Body, p[n:n+int(min(int64(len(p)-n), s.until-s.pos))])
-		s.m.sum.add(s.pos, p[n:n+got])
 		n += got
 		s.pos += int64(got)
 		switch {
@@ -76,15 +120,6 @@ func (s *stream) read(t turn, p []byte, off int64) (n int, err error) {
 		}
 		return nil
 	})
-	if err == nil {
-		if err = s.m.sum.check(s.pos); err != nil {
-			n = 0 // these bytes are as good as the others, but who has all of them looks at no error
-		}
-	}
-	if err != nil {
-		s.err = err
-		s.hangUp()
-	}
 	return n, err
 }
 

@@ -228,6 +228,10 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// revocationTime is as long as Keystone takes tokens for ones of before a change of the
+// password: it counts seconds.
+const revocationTime = 1100 * time.Millisecond
+
 // TestCredentialsReplaced: the password is changed while an image is read; that of the
 // file is taken up.
 func TestCredentialsReplaced(t *testing.T) {
@@ -252,6 +256,7 @@ func TestCredentialsReplaced(t *testing.T) {
 	password := func(text string) {
 		defer time.Sleep(time.Second)
 		admin.call(t, http.MethodPatch, keystone+"/users/"+users.Users[0].ID, map[string]any{"user": map[string]any{"password": text}}, nil)
+		time.Sleep(revocationTime)
 	}
 	password("other") // which revokes the tokens
 	defer password("secret")

@@ -16,7 +16,7 @@ const marker = "chromogenic guest was here"
 
 // guestDisk is a disk of 1 MiB whose boot sector copies block 8 to block 9, and itself
 // to block 8. So block 8 tells that a guest has run from the disk, and block 9 that one
-// has run from a disk on which another had run before.
+// has run from a disk on which another had run before. Then it says so on the console.
 func guestDisk() []byte {
 	const sector = 0x7c00
 	packet := func(buffer, block byte) []byte { // one block, from or to 0:buffer
@@ -33,7 +33,15 @@ func guestDisk() []byte {
 	code = append(code, call(0x40, read)...)
 	code = append(code, call(0x50, write)...)
 	code = append(code, call(0x60, write)...)
-	copy(disk, append(code, 0xf4, 0xeb, 0xfd)) // hlt, for ever
+	const say, text = 0xa0, 0xc0
+	copy(disk, append(code, 0xe9, byte(say-len(code)-3), 0x00)) // jmp say
+	copy(disk[say:], []byte{
+		0xbe, text, 0x7c, // mov si, text
+		0xba, 0xf8, 0x03, // mov dx, 3f8h: the first serial port
+		0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8, // lodsb; test al, al; jz +3; out dx, al; jmp -8
+		0xf4, 0xeb, 0xfd, // hlt, for ever
+	})
+	copy(disk[text:], "guest login: \r\n\x00")
 	copy(disk[0x40:], packet(0x7e, 8))
 	copy(disk[0x50:], packet(0x7e, 9))
 	copy(disk[0x60:], packet(0x7c, 8))

@@ -3,7 +3,9 @@
 package openstack
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -30,10 +32,12 @@ type Fault struct {
 	Status  int            // answers so instead of the service
 	Header  http.Header    // of that answer
 	Body    string         // of that answer
-	Stall   bool           // nothing moves any longer
+	Stall   bool           // nothing moves any longer, for a while
+	For     time.Duration  // as long, and then the connection is cut; 0 for 3 s
 	Corrupt bool           // the byte behind After is another
 	Cut     bool           // the answer ends as if it were whole, or nearly
 	Whole   bool           // the header Range is lost on its way
+	Lost    bool           // the service has done what was asked, and its answer is lost
 	Do      func()         // runs when it happens, and the request goes on
 	met     atomic.Int64   //
 	_       [0]func(Fault) // by address only
@@ -59,7 +63,7 @@ type Proxy struct {
 	log    []string
 }
 
-// stallTime is how long nothing moves; the connection is cut then.
+// stallTime is how long nothing moves where a fault does not say.
 const stallTime = 3 * time.Second
 
 type connKey struct{}
@@ -214,6 +218,9 @@ func (f *Fault) reply(w http.ResponseWriter) {
 	io.WriteString(w, f.Body)
 }
 
+// errLost ends an answer before its first byte.
+var errLost = errors.New("the answer is lost")
+
 // answer injects a fault into the body of an answer.
 func (p *Proxy) answer(resp *http.Response) error {
 	r := resp.Request
@@ -221,7 +228,12 @@ func (p *Proxy) answer(resp *http.Response) error {
 		p.Refused.Add(1)
 	}
 	body := io.ReadCloser(&counted{ReadCloser: resp.Body, n: &p.Sent})
-	if f, ok := r.Context().Value(faultKey{}).(*Fault); ok && !f.Whole {
+	f, ok := r.Context().Value(faultKey{}).(*Fault)
+	if ok && f.Lost {
+		f.met.Add(1)
+		return errLost // the connection is cut
+	}
+	if ok && !f.Whole {
 		body = &faulty{ReadCloser: body, f: f, left: f.After, ctx: r.Context(), cut: func() { p.cut(r) }}
 	}
 	resp.Body = body
@@ -280,7 +292,7 @@ func (b *faulty) Read(p []byte) (int, error) {
 	case b.f.Stall: // who has read a part of a request is not told that its sender has gone
 		select {
 		case <-b.ctx.Done():
-		case <-time.After(stallTime):
+		case <-time.After(cmp.Or(b.f.For, stallTime)):
 		}
 		b.cut()
 		return 0, io.ErrUnexpectedEOF
