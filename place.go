@@ -110,7 +110,7 @@ func formatOf(place fs.Place, n fs.Named) string {
 
 // ownFormat is that of an entry, if it can be written.
 func ownFormat(n fs.Named) string {
-	if f, ok := formats.ByName(n.Entry.Format); ok && f.Layout != nil {
+	if f, ok := formats.ByName(n.Entry.Format); ok && (f.Layout != nil || f.Alone) {
 		return n.Entry.Format
 	}
 	return "raw"

@@ -6,6 +6,7 @@
 // # The tree
 //
 //	PROVIDER/images/NAME.FMT          an image in a format; raw, qcow2, vmdk and ova are listed
+//	PROVIDER/images/NAME.iso          an image that is an ISO: as it is, and in no other format
 //	PROVIDER/images/NAME.json         its metadata, listed too (docs/image.schema.json)
 //	PROVIDER/images/NAME.disks/       the data disks of a machine that has some, listed too
 //	    N-DEVICE.FMT                  one of them; 1 is the second disk of the machine
@@ -16,7 +17,9 @@
 //	.chromogenic/                     status, version, errors, metrics, refresh, jobs/; resolves, is not listed
 //
 // Other views (images.cleaned/, images.compressed/, images.bootable/) answer
-// ENOTSUP until they exist. A format that is not listed resolves by name.
+// ENOTSUP until they exist. A format that is not listed resolves by name. What is an
+// ISO is told by its provider, or its extension, and never by its bytes: a hybrid one
+// that is called .raw is a disk. It is passed on byte for byte, wherever it is copied.
 //
 // # Names
 //

@@ -24,10 +24,14 @@ const JSONName = "json"
 
 func jsonFormat() formats.Format { return formats.Format{Name: JSONName, Exts: []string{JSONName}} }
 
-// parseFile is Parse for the files of images/, of which some hold metadata.
+// parseFile is Parse for the files of images/, of which some hold metadata, or a
+// companion.
 func parseFile(file string) (stem string, f formats.Format, ok bool) {
 	if n := len(file) - len("."+JSONName); n > 0 && strings.EqualFold(file[n:], "."+JSONName) {
 		return file[:n], jsonFormat(), true
+	}
+	if stem, role, ok := ParseCompanion(file); ok {
+		return stem, companionFormat(role), true
 	}
 	return Parse(file)
 }

@@ -24,8 +24,8 @@ import (
 // maxName is NAME_MAX of Linux, in bytes.
 const maxName = 255
 
-// maxStem leaves room for the longest extension: .qcow2, or .disks.
-const maxStem = maxName - len(".qcow2")
+// maxStem leaves room for the longest extension.
+const maxStem = maxName - len(".ramdisk")
 
 // A Named is an entry with its shown name, the stem of all its files.
 type Named struct {
@@ -38,7 +38,7 @@ type Named struct {
 // to come, whose arrival renames nothing.
 func reserved(ext string) bool {
 	switch strings.ToLower(ext) {
-	case "json", "disks", "vhd", "vhdx", "vdi":
+	case "json", "disks", "kernel", "ramdisk", "vhd", "vhdx", "vdi":
 		return true
 	}
 	return false

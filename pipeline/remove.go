@@ -101,6 +101,9 @@ func (p *Pipeline) removal(ctx context.Context, site string, e providers.Entry, 
 
 // placeOf is an entry as a place, for people.
 func placeOf(site string, e providers.Entry) string {
+	if e.Role != "" {
+		return fmt.Sprintf("%s:%s/%s.%s", site, providers.Images, e.Name, e.Role)
+	}
 	if w := e.Waiting; w != nil {
 		return diskPlace(site, providers.Images, e.Name, w.Number, w.Device)
 	}

@@ -24,7 +24,9 @@ func (p *Provider) SetMeta(ctx context.Context, e providers.Entry, m providers.M
 		if m.MetaTime.IsZero() && !m.Empty() {
 			m.MetaTime = time.Now()
 		}
-		r, err = p.patch(ctx, r.ID, metaChanges(r, m))
+		if err = p.keepCompanions(ctx, r, &m); err == nil {
+			r, err = p.patch(ctx, r.ID, metaChanges(r, m))
+		}
 	}
 	if err != nil {
 		return providers.Entry{}, fmt.Errorf("set metadata of %q: %w", e.Name, err)
@@ -91,6 +93,13 @@ func sameTags(a, b []string) bool {
 
 // SetMtime keeps the time as a property.
 func (p *Provider) SetMtime(ctx context.Context, e providers.Entry, mtime time.Time) (providers.Entry, error) {
+	if e.Kind == providers.Companions {
+		now, err := p.setCompanionMtime(ctx, e, mtime)
+		if err != nil {
+			err = fmt.Errorf("set time of the %s of %q: %w", e.Role, e.Name, err)
+		}
+		return now, err
+	}
 	r, err := p.same(ctx, e)
 	if err == nil && !r.entry(p).Updated.Equal(mtime) {
 		r, err = p.patch(ctx, r.ID, []change{put(r, propMtime, mtime.UTC().Format(time.RFC3339Nano))})

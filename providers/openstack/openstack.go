@@ -81,6 +81,7 @@ func (p *Provider) owns(id string) bool {
 var (
 	_ providers.Provider    = (*Provider)(nil)
 	_ providers.Uploader    = (*Provider)(nil)
+	_ providers.Surveyor    = (*Provider)(nil)
 	_ providers.Deleter     = (*Provider)(nil)
 	_ providers.Renamer     = (*Provider)(nil)
 	_ providers.MetaSetter  = (*Provider)(nil)
@@ -90,5 +91,6 @@ var (
 	_ providers.Snapshotter = (*Provider)(nil)
 	_ providers.Keeper      = (*Provider)(nil)
 
-	_ providers.Authenticator = (*Provider)(nil)
+	_ providers.Authenticator   = (*Provider)(nil)
+	_ providers.CompanionKeeper = (*Provider)(nil)
 )

@@ -27,6 +27,8 @@ func (p *Provider) open(ctx context.Context, e providers.Entry, n int) (provider
 		return providers.Source{}, disk.Errorf(disk.NotFound, "it has no disk %d", n)
 	case e.Live():
 		return p.openInstance(ctx, e)
+	case e.Kind == providers.Companions:
+		return p.openCompanion(ctx, e)
 	case e.Kind != providers.Images && e.Kind != providers.Instances:
 		return providers.Source{}, disk.Errorf(disk.NotFound, "there is no such kind")
 	}

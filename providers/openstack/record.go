@@ -100,6 +100,7 @@ const (
 	propTaken       = "chromogenic_capture_time"
 	propName        = "chromogenic_capture_name"
 	propConsistency = "chromogenic_consistency"
+	propFor         = "chromogenic_for" // the name of the image that a companion waits for
 )
 
 // The states.
@@ -108,6 +109,7 @@ const (
 	stateCommit   = "commit" // all is there but the proof that nobody else has the name
 	stateSnapshot = "snapshot"
 	stateCapture  = "capture"
+	stateWaiting  = "waiting" // a companion whose image is not there yet
 )
 
 // time is a time as Glance writes it, or as we do in a property.
@@ -139,7 +141,7 @@ func (r *record) entry(p *Provider) providers.Entry {
 		e.VirtualSize = *r.VirtualSize
 	}
 	e.Format = r.format()
-	if e.Format == "raw" && e.Size >= 0 {
+	if (e.Format == "raw" || e.Format == "iso") && e.Size >= 0 {
 		e.VirtualSize = e.Size
 	}
 	e.Version = r.version(e.Metadata)
@@ -152,7 +154,7 @@ func (r *record) format() string {
 	switch {
 	case r.ContainerFormat == "ova":
 		return "ova"
-	case r.DiskFormat == "ami" || r.DiskFormat == "iso":
+	case r.DiskFormat == "ami":
 		return "raw"
 	}
 	return r.DiskFormat
@@ -226,6 +228,7 @@ func (r *record) metadata() providers.Metadata {
 	for key, value := range r.props {
 		field := fields[key]
 		switch {
+		case companionRole(key) != "": // no text, but a file beside it: see beside
 		case key == "hw_firmware_type" && value != "bios" && value != "uefi":
 			m.Props = with(m.Props, key, value)
 		case field != nil:

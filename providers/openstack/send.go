@@ -36,6 +36,11 @@ func (u *upload) send(ctx context.Context, img disk.Image, progress func(done in
 	if img.Size() != u.spec.Size {
 		return disk.Errorf(disk.Invalid, "it has %d bytes, not %d as announced", img.Size(), u.spec.Size)
 	}
+	if u.late {
+		if reused, err := u.prepare(ctx, img); err != nil || reused {
+			return err
+		}
+	}
 	far := int64(0)
 	forwards := func(done int64) { // the second try begins with what the first has done
 		if done > far {
