@@ -16,7 +16,7 @@ import (
 )
 
 // Rename gives the file of an image another name and keeps its extension. Its data
-// disks and its sidecar go with it.
+// disks, its companions and its sidecar go with it.
 func (p *Provider) Rename(ctx context.Context, e providers.Entry, name string) (providers.Entry, error) {
 	renamed, err := p.rename(ctx, e, name)
 	if err != nil {
@@ -44,11 +44,15 @@ func (p *Provider) rename(ctx context.Context, e providers.Entry, name string) (
 		if err != nil {
 			return nil, err
 		}
-		undo, err := p.moveSidecar(d, e.ID, file, name)
+		home, err := p.moveCompanions(d, e.ID, file)
 		if err != nil {
 			return nil, errors.Join(err, back())
 		}
-		return func() error { return errors.Join(undo(), back()) }, nil
+		undo, err := p.moveSidecar(d, e.ID, file, name)
+		if err != nil {
+			return nil, errors.Join(err, home(), back())
+		}
+		return func() error { return errors.Join(undo(), home(), back()) }, nil
 	})
 }
 
@@ -56,6 +60,13 @@ func (p *Provider) rename(ctx context.Context, e providers.Entry, name string) (
 // are newer, and with it the version; the time that it has already changes
 // nothing.
 func (p *Provider) SetMtime(ctx context.Context, e providers.Entry, mtime time.Time) (providers.Entry, error) {
+	if e.Kind == providers.Companions {
+		now, err := p.changeCompanion(ctx, e, func(d *dir, _ providers.Entry) error { return d.retimeFile(e.ID, mtime) })
+		if err != nil {
+			err = fmt.Errorf("set time of %q: %w", e.ID, err)
+		}
+		return now, err
+	}
 	d, err := p.openImage(ctx, e)
 	if err != nil {
 		return providers.Entry{}, fmt.Errorf("set time of %q: %w", e.ID, err)

@@ -33,10 +33,14 @@ func (p *Provider) List(ctx context.Context, kind providers.Kind) ([]providers.E
 	defer d.close()
 	if kind == providers.Disks {
 		waiting, err := p.listDisks(d)
+		var companions []providers.Entry
+		if err == nil {
+			companions, err = p.listCompanions(d)
+		}
 		if err != nil {
 			return nil, d.folder.unreachable("read", err)
 		}
-		return waiting, nil
+		return append(waiting, companions...), nil
 	}
 	names, err := d.names()
 	if err != nil {
@@ -89,6 +93,10 @@ func (p *Provider) entry(d *dir, file string) (providers.Entry, error) {
 	if err != nil {
 		return providers.Entry{}, err
 	}
+	companions, err := p.companions(d, file)
+	if err != nil {
+		return providers.Entry{}, err
+	}
 	all := set.parts(parts)
 	side := p.sidecar(d, file)
 	reason = cmp.Or(reason, set.reason)
@@ -96,7 +104,7 @@ func (p *Provider) entry(d *dir, file string) (providers.Entry, error) {
 		Kind: d.folder.kind, ID: file, Version: side.version(versionOf(st, all)), Name: decodeName(stem),
 		Created: st.born, Updated: newest(st, all), Status: "active", Reason: reason,
 		Format: format, Size: st.size, VirtualSize: -1, Metadata: side.Metadata, MetaReason: side.reason,
-		Disks: set.disks(st, parts),
+		Disks: set.disks(st, parts), Companions: companions,
 	}
 	if e.Kind == providers.Instances {
 		if of, taken, ok := p.splitCapture(file); ok {

@@ -37,8 +37,13 @@ func (u *upload) send(ctx context.Context, img disk.Image, progress func(done in
 		return disk.Errorf(disk.Invalid, "it has %d bytes, not %d as announced", img.Size(), u.spec.Size)
 	}
 	if u.late {
-		if reused, err := u.prepare(ctx, img); err != nil || reused {
+		reused, err := u.prepare(ctx, img)
+		if err != nil {
 			return err
+		}
+		if reused {
+			progress(img.Size())
+			return nil
 		}
 	}
 	far := int64(0)
