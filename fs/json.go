@@ -346,7 +346,10 @@ func (g *staged) setMeta(ctx context.Context, name string, mtime time.Time) erro
 	if err != nil {
 		return err
 	}
+	// Who may see an image is no part of what a copy brings along.
+	doc.Meta.Visibility, doc.Meta.Members = "", nil
 	if n := x.named(name); n != nil {
+		doc.Meta.Visibility, doc.Meta.Members = n.Entry.Meta.Visibility, n.Entry.Meta.Members
 		_, err := t.p.SetMeta(ctx, site, n.Entry, doc.Metadata)
 		return err
 	}

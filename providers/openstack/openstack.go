@@ -93,4 +93,5 @@ var (
 
 	_ providers.Authenticator   = (*Provider)(nil)
 	_ providers.CompanionKeeper = (*Provider)(nil)
+	_ providers.Sharer          = (*Provider)(nil)
 )

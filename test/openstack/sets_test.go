@@ -251,3 +251,61 @@ func TestAMIPart(t *testing.T) {
 		t.Errorf("the kernel is %q", text)
 	}
 }
+
+// TestAMIRestored: a set is saved by rsync, also through a folder that is a provider, and
+// restored file by file; a second rsync moves nothing.
+func TestAMIRestored(t *testing.T) {
+	folder := t.TempDir()
+	in, a, b := twoSites(t, fmt.Sprintf("  vault: {type: local, images: %s}\n", folder))
+	web := putAMI(t, a, "web", nil)
+	dir := in.mount(t, "--allow-delete")
+	images := func(site string) string { return filepath.Join(dir, site, "images") + "/" }
+	backup := t.TempDir() + "/"
+	quiet := func(from, to string) {
+		t.Helper()
+		if out := sh(t, "rsync", "-ai", "--exclude=web-*", from, to); strings.Contains(out, ">f") {
+			t.Errorf("the second rsync copies %s", out)
+		}
+	}
+	sh(t, "rsync", "-a", images("a"), backup)
+	quiet(images("a"), backup)
+	sameFile(t, backup+"web.ramdisk", web.ramdiskFile)
+	sh(t, "rsync", "-a", backup, images("b"))
+	quiet(backup, images("b"))
+	restored := func() {
+		t.Helper()
+		all := b.named(t)
+		image := all["web"]
+		if len(all) != 3 || image.text("disk_format") != "ami" || image.text("kernel_id") == "" || image.text("ramdisk_id") == "" || image.text("os_distro") != "debian" {
+			t.Fatalf("the images are %v", all)
+		}
+		// What the mount knows as a copy of a's has the name that it has there.
+		kernel, ramdisk := b.image(t, image.text("kernel_id")), b.image(t, image.text("ramdisk_id"))
+		for r, file := range map[string]string{image.text("id"): web.disk, kernel.text("id"): web.kernelFile, ramdisk.text("id"): web.ramdiskFile} {
+			if out := sh(t, "sha512sum", file); !strings.HasPrefix(out, b.image(t, r).text("os_hash_value")) {
+				t.Errorf("%s holds other bytes than %s", r, file)
+			}
+		}
+		if left := b.debris(t); len(left) != 0 {
+			t.Errorf("left behind: %q", left)
+		}
+	}
+	restored()
+	sh(t, "rsync", "-a", "--delete", t.TempDir()+"/", images("b"))
+	if left := b.images(t); len(left) != 0 {
+		t.Errorf("left are %v", left)
+	}
+
+	// The other way around, by a folder that is a provider, one file at a time.
+	sh(t, "cp", "-p", images("a")+"web.raw", images("vault"))
+	sameFile(t, filepath.Join(folder, "web.kernel"), web.kernelFile)
+	sh(t, "cp", "-p", filepath.Join(folder, "web.ramdisk"), images("b"))
+	if out := in.run(t, "ls", "-l", "b:images"); !strings.Contains(out, "waits for the image") {
+		t.Errorf("ls: %s", out)
+	}
+	sh(t, "cp", "-p", filepath.Join(folder, "web.raw"), images("b"))
+	sh(t, "cp", "-p", filepath.Join(folder, "web.kernel"), images("b"))
+	sh(t, "cp", "-p", filepath.Join(folder, "web.kernel"), images("b"))
+	sh(t, "cp", "-p", filepath.Join(folder, "web.json"), images("b"))
+	restored()
+}
