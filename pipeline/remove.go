@@ -82,6 +82,9 @@ func (p *Pipeline) removal(ctx context.Context, site string, e providers.Entry, 
 	err = remove(ctx)
 	p.Forget(site)
 	p.letGo(site, e)
+	for _, c := range e.Companions {
+		p.letGo(site, c.Entry(e.Name))
+	}
 	stage.Took = time.Since(stage.Started)
 	if err != nil {
 		err = fmt.Errorf("remove %s: %w", rec.Source, err)
@@ -153,7 +156,11 @@ func (p *Pipeline) unused(ctx context.Context, site string, e providers.Entry) e
 		if err := p.neededByJob(site, e); err != nil {
 			return err
 		}
-		if !p.inUse(site, e) {
+		used := p.inUse(site, e)
+		for _, c := range e.Companions { // which may go with it
+			used = used || p.inUse(site, c.Entry(e.Name))
+		}
+		if !used {
 			return nil
 		}
 		if time.Now().After(end) {

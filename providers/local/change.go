@@ -143,7 +143,8 @@ func (p *Provider) publish(d *dir, from, file, name string, beside func() (undo 
 
 // replace gives the file from its final name in the place of the image old, which
 // must not have changed. There is no moment at which neither is there. Beside is that
-// of publish. The data disks of a set stay, unless all of it is replaced.
+// of publish. The data disks of a set stay, and its companions, unless all of it is
+// replaced.
 func (p *Provider) replace(d *dir, from, file string, spec providers.Spec, beside func() (undo func() error, err error)) (providers.Entry, error) {
 	name, old := spec.Name, *spec.Replaces
 	p.change.Lock()
@@ -160,7 +161,9 @@ func (p *Provider) replace(d *dir, from, file string, spec providers.Spec, besid
 	}
 	gone, err := p.removalOfFile(d, now)
 	if err == nil && spec.Whole {
-		err = p.addSet(d, now, &gone)
+		if err = p.addSet(d, now, &gone); err == nil {
+			err = p.addCompanions(d, now, &gone)
+		}
 	}
 	if err != nil {
 		return providers.Entry{}, fmt.Errorf("replace %q: %w", old.ID, err)
@@ -188,7 +191,8 @@ func (p *Provider) replace(d *dir, from, file string, spec providers.Spec, besid
 	if err := errors.Join(d.sync(), disks.remove()); err != nil {
 		return providers.Entry{}, explain(err)
 	}
-	_ = d.removeParts(gone.parts) // the new image is there: what cannot go is left, as after a crash
+	_ = d.removeCompanions(gone.companions) // as far as no others have taken their places
+	_ = d.removeParts(gone.parts)           // the new image is there: what cannot go is left, as after a crash
 	return p.entry(d, file)
 }
 

@@ -14,20 +14,21 @@ func (p *Provider) Survey(ctx context.Context, e providers.Entry) (providers.Rem
 	if e.Kind != providers.Images {
 		return out, nil
 	}
-	goes, kept, err := p.orphans(ctx, e)
+	r, err := p.same(ctx, e)
+	var goes []orphan
+	if err == nil {
+		goes, out.Kept, err = p.orphans(ctx, r)
+	}
 	if err != nil {
 		return out, fmt.Errorf("look at %q: %w", e.Name, err)
 	}
-	if len(goes) > 0 {
-		out.Files = []string{e.ID}
-	}
+	out.Files = []string{e.ID}
 	for _, c := range goes {
 		out.Files = append(out.Files, c.role+" "+c.ID)
 		if c.Size != nil && out.Size >= 0 {
 			out.Size += *c.Size
 		}
 	}
-	out.Kept = kept
 	return out, nil
 }
 
@@ -38,10 +39,9 @@ type orphan struct {
 }
 
 // orphans are the companions that go with an image, and those that stay.
-func (p *Provider) orphans(ctx context.Context, e providers.Entry) (goes []orphan, kept []providers.Kept, err error) {
-	r, err := p.record(ctx, e.ID)
-	if err != nil || r.props[companionProp(providers.Kernel)]+r.props[companionProp(providers.Ramdisk)] == "" {
-		return nil, nil, err
+func (p *Provider) orphans(ctx context.Context, r *record) (goes []orphan, kept []providers.Kept, err error) {
+	if r.props[companionProp(providers.Kernel)]+r.props[companionProp(providers.Ramdisk)] == "" {
+		return nil, nil, nil
 	}
 	records, err := p.records(ctx, nil)
 	if err != nil {
@@ -51,7 +51,7 @@ func (p *Provider) orphans(ctx context.Context, e providers.Entry) (goes []orpha
 	if err != nil {
 		return nil, nil, err
 	}
-	all, needed := byID(records), needs(records, e.ID)
+	all, needed := byID(records), needs(records, r.ID)
 	for _, role := range providers.Roles() {
 		c := all[r.props[companionProp(role)]]
 		if c == nil {
@@ -110,6 +110,7 @@ func (p *Provider) adopt(ctx context.Context, found []record) (map[string]bool, 
 	if err != nil {
 		return nil, err
 	}
+	records = slices.DeleteFunc(records, func(r record) bool { return r.props[propState] != "" }) // it may go itself
 	adopted, needed := map[string]bool{}, needs(records, "")
 	for _, r := range found {
 		if !r.isCompanion() || needed[r.ID] == "" {

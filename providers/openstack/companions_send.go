@@ -132,6 +132,26 @@ func (u *upload) finishCompanions(ctx context.Context, r *record, all []attached
 	return r, nil
 }
 
+// inherited are the companions of the image that is replaced, as far as no others come
+// in their places. Where all of that image goes, they do.
+func (u *upload) inherited(ctx context.Context) (all []attached, err error) {
+	old := u.spec.Replaces
+	if old == nil || u.spec.Whole {
+		return nil, nil
+	}
+	r, err := u.p.record(ctx, old.ID)
+	if err != nil {
+		return nil, fmt.Errorf("look at the image that it replaces: %w", err)
+	}
+	for _, role := range providers.Roles() {
+		_, comes := u.spec.Companions[role]
+		if id := r.props[companionProp(role)]; id != "" && !comes {
+			all = append(all, attached{role: role, id: id})
+		}
+	}
+	return all, nil
+}
+
 // attach makes a companion that is whole a part of an image.
 func (p *Provider) attach(ctx context.Context, image, companion *record) (*record, error) {
 	role := companion.role()

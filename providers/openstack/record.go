@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -218,8 +219,8 @@ func texts(m *disk.Meta) map[string]*string {
 func (r *record) metadata() providers.Metadata {
 	m := providers.Metadata{MetaTime: parseTime(r.props[propMetaTime])}
 	m.Meta.MinDisk, m.Meta.MinRAM = r.MinDisk, r.MinRAM
-	if len(r.Tags) > 0 {
-		m.Meta.Tags = r.Tags
+	if len(r.Tags) > 0 { // which Glance gives in an order that is another each time it is started
+		m.Meta.Tags = slices.Sorted(slices.Values(r.Tags))
 	}
 	if r.Visibility != "private" && r.Visibility != "shared" {
 		m.Meta.Visibility = r.Visibility

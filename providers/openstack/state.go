@@ -175,7 +175,7 @@ func (p *Provider) delete(ctx context.Context, e providers.Entry) error {
 	if r.Protected {
 		return disk.Hint(disk.Errorf(disk.Busy, "it is protected"), "openstack image set --unprotect %s", r.ID)
 	}
-	goes, _, err := p.orphans(ctx, e)
+	goes, _, err := p.orphans(ctx, r)
 	if err != nil {
 		return err
 	}

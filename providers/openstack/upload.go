@@ -313,6 +313,13 @@ func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
 	for _, c := range beside { // others than at the beginning, if this job was resumed
 		named = append(named, put(r, companionProp(c.role), c.id))
 	}
+	inherited, err := u.inherited(ctx)
+	if err != nil {
+		return providers.Entry{}, err
+	}
+	for _, c := range inherited {
+		named = append(named, put(r, companionProp(c.role), c.id))
+	}
 	if _, err := u.p.patch(ctx, u.id, named); err != nil {
 		return providers.Entry{}, err
 	}

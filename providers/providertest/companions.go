@@ -109,7 +109,7 @@ func uploadTogether(t *testing.T, f Fixture) {
 	wantKind(t, "upload in a role that there is none of", err, disk.Invalid)
 
 	if r, ok := f.Provider.(providers.Renamer); ok {
-		if e, err = r.Rename(t.Context(), e, "mail"); err != nil {
+		if _, err := r.Rename(t.Context(), e, "mail"); err != nil {
 			t.Fatal(err)
 		}
 		e = f.image(t, "mail")
