@@ -30,8 +30,8 @@ func rmCommand() *cli.Command {
 		Usage:     "remove images and captures for good",
 		ArgsUsage: "PLACE...",
 		Description: "PLACE is PROVIDER:images/NAME, or PROVIDER:instances/NAME@TIME for a capture; a machine\n" +
-			"itself is never removed. An image goes with all its disks and files that no other image\n" +
-			"needs, and with the metadata that was kept for it. PROVIDER:images/NAME.disks/N is one data\n" +
+			"itself is never removed. An image goes with all its disks and files, kernel and ramdisk too,\n" +
+			"that no other image needs, and with the metadata that was kept for it. PROVIDER:images/NAME.disks/N is one data\n" +
 			"disk, which goes alone; those of greater numbers wait then. One that somebody reads through the mount, that a\n" +
 			"copy needs, or that its provider protects, is busy and stays.\n" +
 			"\n" +

@@ -16,7 +16,8 @@ import (
 // KeepsProp is true: a property of Glance may have any key.
 func (p *Provider) KeepsProp(string) bool { return true }
 
-// SetMeta sets all metadata of an image, in one request. What it says of visibility is
+// SetMeta sets all metadata of an image, in one request; kernel and ramdisk stay, unless
+// it names others. What it says of visibility is
 // obeyed, as far as the role may; an upload never makes an image more visible.
 func (p *Provider) SetMeta(ctx context.Context, e providers.Entry, m providers.Metadata) (providers.Entry, error) {
 	r, err := p.same(ctx, e)
