@@ -238,10 +238,13 @@ func (p *Pipeline) neededByJob(site string, e providers.Entry) error {
 }
 
 // writes tells whether who makes what is at dst changes what is at a place: that too
-// is a data disk of the one which is the other.
+// is a data disk, or a companion, of the one which is the other.
 func writes(dst, place string) bool {
 	machine := func(place string) string {
 		name, _, _ := strings.Cut(place, disksDir)
+		for _, role := range providers.Roles() {
+			name = strings.TrimSuffix(name, "."+string(role))
+		}
 		return name
 	}
 	return dst == place || machine(dst) == place || dst == machine(place)

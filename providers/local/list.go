@@ -16,7 +16,7 @@ import (
 )
 
 // List lists the folder of a kind, in the order of the files' names. Each file
-// costs four calls to the kernel, and each part of an image and each data disk of a
+// costs six calls to the kernel, and each part of an image and each data disk of a
 // machine one or two more. No file is
 // opened but captures, and sidecars and small ones that may be descriptors, once, and
 // again when they or their parts have changed. What cannot be read, by its nature or by its

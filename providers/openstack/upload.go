@@ -357,15 +357,18 @@ const rivalTime = 30 * time.Second
 // these withdraw; who sees one that has the name withdraws too. So one at most stays:
 // of two, the later to say so sees the other.
 func (u *upload) win(ctx context.Context, own []string) error {
+	seen := map[string]bool{} // that have the name: Glance shows one that is being deleted so, for a moment
 	for began := time.Now(); ; {
 		found, err := u.p.named(ctx, u.spec.Name)
 		if err != nil {
 			return err
 		}
-		rivals := false
+		rivals, fresh := false, false
 		for _, r := range found {
 			switch {
 			case slices.Contains(own, r.ID):
+			case r.props[propState] == "" && !seen[r.ID]:
+				seen[r.ID], rivals, fresh = true, true, true
 			case r.props[propState] == "":
 				return disk.Errorf(disk.Exists, "image %s has taken that name meanwhile", r.ID)
 			case r.ID < u.id:
@@ -374,7 +377,7 @@ func (u *upload) win(ctx context.Context, own []string) error {
 				rivals = true
 			}
 		}
-		if !rivals || time.Since(began) > rivalTime {
+		if !rivals || !fresh && time.Since(began) > rivalTime {
 			return nil
 		}
 		select {

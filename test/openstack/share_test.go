@@ -187,3 +187,27 @@ func TestPrivate(t *testing.T) {
 	in.run(t, "meta", "copy", "a:images/community", "b:images/meta")
 	want("meta copy", "meta")
 }
+
+// TestShareUnknown: a project that there is not is refused, as far as Keystone tells.
+func TestShareUnknown(t *testing.T) {
+	in, a, _ := twoSites(t, "  root: {type: openstack, cloud: admin}\n")
+	admin := login(t, "admin")
+	id := admin.put(t, "root", "raw", body(disktest.Pattern(1<<20, nil)), nil)
+	defer admin.remove(t, id)
+	const nobody = "0123456789abcdef0123456789abcdef"
+	for _, project := range []string{nobody, "nobody"} {
+		if out, err := in.try("share", "root:images/root", project); err == nil || !strings.Contains(out, "find project") {
+			t.Errorf("share with %s: %v: %s", project, err, out)
+		}
+	}
+	if r := admin.image(t, id); r.text("visibility") != "private" {
+		t.Errorf("what was not shared is %v", r)
+	}
+	in.run(t, "share", "root:images/root", "a") // by its name, which the administrator may see
+	if m := admin.memberIDs(t, id); m[a.project] != "pending" {
+		t.Errorf("the members are %v", m)
+	}
+	if out := in.run(t, "members", "--pending", "a:images"); !strings.Contains(out, id) {
+		t.Errorf("what is pending is %s", out)
+	}
+}
