@@ -54,7 +54,11 @@ func (p *Provider) companions(d *dir, file string) ([]providers.Companion, error
 	}
 	var all []providers.Companion
 	for _, role := range providers.Roles() {
-		c, ok, err := d.companionAt(p.companionFile(file, role), role)
+		name := p.companionFile(file, role)
+		if d.beside != nil && !d.beside[name] {
+			continue
+		}
+		c, ok, err := d.companionAt(name, role)
 		if err != nil {
 			return nil, err
 		}

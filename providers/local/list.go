@@ -16,8 +16,8 @@ import (
 )
 
 // List lists the folder of a kind, in the order of the files' names. Each file
-// costs six calls to the kernel, and each part of an image and each data disk of a
-// machine one or two more. No file is
+// costs four calls to the kernel, and each part of an image, each data disk of a
+// machine and each companion one or two more. No file is
 // opened but captures, and sidecars and small ones that may be descriptors, once, and
 // again when they or their parts have changed. What cannot be read, by its nature or by its
 // permissions, has a Reason; a file whose state cannot be had at all makes the
@@ -45,6 +45,12 @@ func (p *Provider) List(ctx context.Context, kind providers.Kind) ([]providers.E
 	names, err := d.names()
 	if err != nil {
 		return nil, err
+	}
+	d.beside = map[string]bool{}
+	for _, file := range names {
+		if _, _, ok := splitCompanion(file); ok {
+			d.beside[file] = true
+		}
 	}
 	entries := make([]providers.Entry, 0, len(names))
 	for _, file := range names {
