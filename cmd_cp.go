@@ -24,7 +24,9 @@ func cpCommand() *cli.Command {
 			"or plain paths; at least one is a place. No mount is needed. A copy is verified, and is\n" +
 			"visible under its name only when it is complete. Of a machine with several disks all are\n" +
 			"copied, as a set or in an ova, unless SRC names a format of one disk: then it is the boot\n" +
-			"disk. NAME.disks/N is one disk, as a mount shows it: N counts from 0, the boot disk.",
+			"disk. NAME.disks/N is one disk, as a mount shows it: N counts from 0, the boot disk. A kernel\n" +
+			"and a ramdisk go along to another provider; NAME.kernel and NAME.ramdisk are one of them, from\n" +
+			"or to a plain file. An ISO stays one.",
 		Flags: slices.Concat(commonFlags(), limitFlags(), []cli.Flag{
 			jsonFlag(),
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be done, and do nothing"},

@@ -11,6 +11,7 @@ import (
 	"chromogenic/disk"
 	"chromogenic/fs"
 	"chromogenic/pipeline"
+	"chromogenic/providers"
 )
 
 func inspectCommand() *cli.Command {
@@ -39,6 +40,17 @@ type report struct {
 	FileSize int64        `json:"file_size"` // bytes of the container; -1 unknown
 	Disks    []diskReport `json:"disks"`
 	Meta     disk.Meta    `json:"meta"`
+
+	Companions []companionReport `json:"companions,omitempty"` // kernel and ramdisk
+}
+
+// A companionReport is a file that the machine boots with.
+type companionReport struct {
+	Role   providers.Role `json:"role"`
+	ID     string         `json:"id"`
+	Name   string         `json:"name,omitempty"`   // its own
+	Size   int64          `json:"size"`             // bytes; -1 unknown
+	Reason string         `json:"reason,omitempty"` // why it cannot be read
 }
 
 // A diskReport is one virtual disk.
@@ -120,6 +132,9 @@ func inspectPlace(c *cli.Context, place fs.Place) (*report, error) {
 		return nil, err
 	}
 	r := &report{Name: placeName(place.Provider, place.Kind, n.Name), Format: n.Entry.Format, FileSize: n.Entry.Size, Meta: m.Meta}
+	for _, c := range n.Entry.Companions {
+		r.Companions = append(r.Companions, companionReport{c.Role, c.ID, c.Name, c.Size, c.Reason})
+	}
 	if place.Disk >= len(m.Disks) {
 		return nil, disk.Errorf(disk.NotFound, "inspect disk %d of %s: it has %d", place.Disk, r.Name, len(m.Disks))
 	}
@@ -180,6 +195,13 @@ func (r *report) print(w io.Writer) error {
 	fmt.Fprintf(t, "name\t%s\n", r.Name)
 	fmt.Fprintf(t, "format\t%s\n", r.Format)
 	fmt.Fprintf(t, "file size\t%s (%d bytes)\n", size(r.FileSize), r.FileSize)
+	for _, c := range r.Companions {
+		text := fmt.Sprintf("%s, %s (%d bytes)", harmless(c.Name), size(c.Size), c.Size)
+		if c.Reason != "" {
+			text = c.Reason
+		}
+		fmt.Fprintf(t, "%s\t%s: %s\n", c.Role, harmless(c.ID), text)
+	}
 	for i, d := range r.Disks {
 		if len(r.Disks) > 1 {
 			fmt.Fprintf(t, "\ndisk %d\t%s %s\n", i, d.Device, d.Bus)

@@ -187,6 +187,14 @@ func disksOf(c *cli.Context, p *pipeline.Pipeline, site string, e providers.Entr
 func waitingRows(place fs.Place, waiting []providers.Entry) []row {
 	var rows []row
 	for _, e := range waiting {
+		if e.Role != "" {
+			rows = append(rows, row{
+				Place: placeName(place.Provider, place.Kind, fs.Encode(e.Name)+"."+string(e.Role)), Name: e.Name, ID: e.ID, Version: e.Version, Format: e.Format,
+				Size: e.Size, VirtualSize: e.VirtualSize, Created: e.Created.UTC(), Updated: e.Updated.UTC(),
+				Status: e.Status, Reason: cmp.Or(e.Reason, fmt.Sprintf("waits for the image %q", e.Name)),
+			})
+			continue
+		}
 		name := fs.Encode(e.Name) + ".disks/" + fs.DiskStem(e.Waiting.Number, e.Waiting.Device)
 		reason := fmt.Sprintf("waits for the boot disk of %q, or for a disk before it", e.Name)
 		rows = append(rows, row{

@@ -155,6 +155,8 @@ func copyMeta(c *cli.Context, p *pipeline.Pipeline) error {
 	if err != nil {
 		return err
 	}
+	// Who may see an image is said of each: meta set PLACE visibility=…, share.
+	m.Meta.Visibility, m.Meta.Members = to.entry.Meta.Visibility, to.entry.Meta.Members
 	return putMeta(c, p, to, m)
 }
 

@@ -30,8 +30,8 @@ func rmCommand() *cli.Command {
 		Usage:     "remove images and captures for good",
 		ArgsUsage: "PLACE...",
 		Description: "PLACE is PROVIDER:images/NAME, or PROVIDER:instances/NAME@TIME for a capture; a machine\n" +
-			"itself is never removed. An image goes with all its disks and files that no other image\n" +
-			"needs, and with the metadata that was kept for it. PROVIDER:images/NAME.disks/N is one data\n" +
+			"itself is never removed. An image goes with all its disks and files, kernel and ramdisk too,\n" +
+			"that no other image needs, and with the metadata that was kept for it. PROVIDER:images/NAME.disks/N is one data\n" +
 			"disk, which goes alone; those of greater numbers wait then. One that somebody reads through the mount, that a\n" +
 			"copy needs, or that its provider protects, is busy and stays.\n" +
 			"\n" +
@@ -210,6 +210,8 @@ func (r *removing) find(t *target) error {
 		return err
 	case t.place.InDisks:
 		return r.findDisk(t, n)
+	case t.place.Role != "":
+		return r.findCompanion(t, n)
 	case n == nil:
 		return disk.Hint(disk.Errorf(disk.NotFound, "remove %s: no such image", t.Place), "chromogenic ls -l %s shows what is there", strings.TrimSuffix(dir, "/"))
 	}
@@ -270,6 +272,26 @@ func (r *removing) findDisk(t *target, image *fs.Named) error {
 		}
 	}
 	return disk.Errorf(disk.NotFound, "remove %s: no such disk", t.Place)
+}
+
+// findCompanion finds a kernel or a ramdisk that waits for its image.
+func (r *removing) findCompanion(t *target, image *fs.Named) error {
+	if image != nil {
+		err := disk.Errorf(disk.Unsupported, "remove %s: it is a part of the image", t.Place)
+		return disk.Hint(err, "remove the image, with which it goes unless others need it")
+	}
+	l, err := r.p.List(r.c.Context, t.place.Provider, providers.Disks)
+	if err != nil {
+		return err
+	}
+	for _, e := range l.Entries {
+		if e.Role == t.place.Role && e.Name == fs.Decode(t.place.Stem) {
+			t.is(fs.Named{Name: t.place.Stem, Entry: e}, placeName(t.place.Provider, t.place.Kind, t.place.Stem+"."+string(e.Role)))
+			t.named.Entry.Kind = providers.Disks // by which it is found again
+			return nil
+		}
+	}
+	return disk.Errorf(disk.NotFound, "remove %s: no such file", t.Place)
 }
 
 // is notes what a place has turned out to be, and its full name.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"chromogenic/disk"
@@ -21,6 +22,9 @@ func (j *copying) between() (*jobs.Record, error) {
 	n, err := find(j.c.Context, j.p, j.src.Place)
 	if err != nil {
 		return nil, err
+	}
+	if j.src.Role != "" || j.dst.Role != "" {
+		return nil, usage("copy the image, with which its kernel and its ramdisk go", "cp: a kernel or a ramdisk alone goes to, or comes from, a plain file")
 	}
 	name := n.Entry.Name
 	if n, err = reuse(j.c, j.p, j.src.Provider, n); err != nil {
@@ -72,7 +76,16 @@ func (j *copying) fromFile() (*jobs.Record, error) {
 	}
 	base := filepath.Base(j.src.Path)
 	format, stem, ok := formats.ByExt(base)
+	stemOf, role, isCompanion := fs.ParseCompanion(base)
 	switch {
+	case isCompanion || j.dst.Role != "":
+		if isCompanion && j.dst.Role != "" && role != j.dst.Role {
+			return nil, usage("leave one of the extensions out", "cp: a %s cannot arrive as a %s", role, j.dst.Role)
+		}
+		spec.Role, spec.Format, stem = cmp.Or(j.dst.Role, role), "raw", stemOf
+		if j.dst.Format != "" || cmp.Or(j.dst.Stem, stem) == "" {
+			return nil, usage("name the image: "+placeName(j.dst.Provider, j.dst.Kind, "NAME"), "cp: a %s is no disk", spec.Role)
+		}
 	case ok:
 		if err := j.refuseFormat(format.Name); err != nil {
 			return nil, err
@@ -88,7 +101,7 @@ func (j *copying) fromFile() (*jobs.Record, error) {
 		return nil, disk.Hint(err, "unmount first, or copy the file into the mount, all at once")
 	}
 	spec.Name, spec.Disk, spec.Device = fs.Decode(cmp.Or(j.dst.Stem, stem)), j.dst.Disk, j.dst.Device
-	if f, ok := formats.ByName(spec.Format); ok && !f.Machine && spec.Disk == 0 {
+	if f, ok := formats.ByName(spec.Format); ok && !f.Machine && spec.Disk == 0 && spec.Role == "" {
 		spec.Note = besideNote(j.src.Path, spec.Format, placeName(j.dst.Provider, j.dst.Kind, ""))
 	}
 	if spec.File, err = filepath.Abs(j.src.Path); err != nil {
@@ -138,7 +151,9 @@ func (j *copying) toFile() (*jobs.Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	if folder {
+	if folder && j.src.Role != "" {
+		path = filepath.Join(path, n.Name+"."+string(j.src.Role))
+	} else if folder {
 		f, _ := formats.ByName(v.Ref.Format)
 		path = filepath.Join(path, name+"."+f.Exts[0])
 	}
@@ -182,6 +197,20 @@ func (j *copying) toFile() (*jobs.Record, error) {
 // nameOf is what the file of a view is called, without its extension, and a note
 // where it leaves disks of the machine out that nobody said were not wanted.
 func (j *copying) nameOf(v *pipeline.View, n fs.Named) (name string, note []string, err error) {
+	if j.src.Role != "" {
+		return n.Name, nil, nil
+	}
+	if len(n.Entry.Companions) > 0 {
+		var beside []string
+		for _, c := range n.Entry.Companions {
+			beside = append(beside, "its "+string(c.Role))
+		}
+		files := "are files"
+		if len(beside) == 1 {
+			files = "is a file"
+		}
+		note = append(note, fmt.Sprintf("%s %s beside it: %s.%s", strings.Join(beside, " and "), files, placeName(j.src.Provider, j.src.Kind, n.Name), n.Entry.Companions[0].Role))
+	}
 	if v.Ref.Disk > 0 {
 		return fs.DiskStem(v.Ref.Disk, j.src.Device), nil, nil
 	}

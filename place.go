@@ -86,6 +86,13 @@ func placeName(site string, kind providers.Kind, stem string) string {
 // budget is used up.
 func view(ctx context.Context, p *pipeline.Pipeline, place fs.Place, n fs.Named, over bool) (*pipeline.View, error) {
 	ref := pipeline.Ref{Site: place.Provider, Entry: n.Entry, Format: formatOf(place, n), Disk: place.Disk, Over: over}
+	if place.Role != "" {
+		c, ok := n.Entry.Companion(place.Role)
+		if !ok || c.Reason != "" {
+			return nil, disk.Errorf(disk.NotFound, "read %s.%s: the image has no %s that can be read", placeName(place.Provider, place.Kind, n.Name), place.Role, place.Role)
+		}
+		ref.Entry, ref.Format = c.Entry(n.Entry.Name), "raw"
+	}
 	if n.Entry.Live() && p.SnapshotPolicy(place.Provider) == "never" {
 		err := disk.Errorf(disk.Policy, "read %s: the policy of %s is to capture no instance", placeName(place.Provider, place.Kind, n.Name), place.Provider)
 		return nil, disk.Hint(err, "set snapshot: auto for %s in the configuration", place.Provider)
@@ -110,7 +117,7 @@ func formatOf(place fs.Place, n fs.Named) string {
 
 // ownFormat is that of an entry, if it can be written.
 func ownFormat(n fs.Named) string {
-	if f, ok := formats.ByName(n.Entry.Format); ok && f.Layout != nil {
+	if f, ok := formats.ByName(n.Entry.Format); ok && (f.Layout != nil || f.Alone) {
 		return n.Entry.Format
 	}
 	return "raw"

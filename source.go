@@ -92,7 +92,7 @@ func sourceFormat(path, stated string, img disk.Image) (formats.Format, error) {
 		return formatByName(stated)
 	}
 	named, _, ok := formats.ByExt(filepath.Base(path))
-	if ok && named.Probe != nil {
+	if ok && (named.Probe != nil || named.Alone) {
 		return named, nil
 	}
 	found, err := formats.Detect(img)

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"chromogenic/disk"
+	"chromogenic/formats/iso"
 	"chromogenic/formats/layout"
 	"chromogenic/formats/ova"
 	"chromogenic/formats/qcow2"
@@ -32,6 +33,7 @@ type Format struct {
 	Exts    []string // file name extensions without the dot; the first is the one that is written
 	MaxSize int64    // of a virtual disk, in bytes; 0 is no limit
 	Machine bool     // a file holds all disks of a machine; one disk otherwise
+	Alone   bool     // its bytes are the disk: an image of it is listed as it is and in no other format, and passed on as it is
 
 	// Probe tells from the beginning of a file whether it is of this format.
 	// It looks at magic bytes only; raw has none and is nil.
@@ -44,7 +46,7 @@ type Format struct {
 
 	// Layout makes a container of the machine's disks (for all but ova: of its
 	// first disk). The disks stay the caller's, and the file reads them as long
-	// as it is read. Nil for a format that is only read.
+	// as it is read. Nil for a format that is only read, or passed on as it is.
 	Layout func(m *disk.Machine, o layout.Options) (*layout.File, error)
 }
 
@@ -74,6 +76,12 @@ func Table() []Format {
 		{
 			Name: "ovf", Exts: []string{"ovf"}, Machine: true, Probe: ova.ProbeOVF,
 			Open: func(img disk.Image, o OpenOptions) (*disk.Machine, error) { return ova.OpenOVF(img, o.Name, o.Resolve) },
+		},
+		{
+			// Without a Probe: a hybrid ISO is a disk that boots too, and only its name,
+			// or its provider, tells which of both it is meant to be.
+			Name: "iso", Exts: []string{"iso"}, Machine: true, Alone: true,
+			Open: func(img disk.Image, _ OpenOptions) (*disk.Machine, error) { return iso.Open(img) },
 		},
 		{
 			Name: "raw", Exts: []string{"raw", "img"},

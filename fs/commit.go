@@ -166,9 +166,14 @@ func (g *staged) run(ctx context.Context, to goal) error {
 	g.mu.Unlock()
 
 	rec, err := &jobs.Record{}, error(nil)
-	if to.format.Name == JSONName {
+	switch role := roleOf(to.format); {
+	case to.format.Name == JSONName:
 		err = g.setMeta(ctx, to.name, spec.Mtime)
-	} else {
+	case role != "":
+		spec.Scratch, spec.Role, spec.Replaces = g.spool.Scratch(), role, nil
+		spec.Image, spec.Format, spec.Origin = g.spool.Image(), "raw", "what was written to "+to.path
+		rec, err = g.folder.t.p.Copy(ctx, spec)
+	default:
 		rec, err = g.copy(ctx, spec, to)
 	}
 

@@ -50,11 +50,11 @@ func (k *kindNode) permitted(ctx context.Context) error {
 func target(file string) (stem string, f formats.Format, err error) {
 	stem, f, ok := parseFile(file)
 	switch {
-	case ok && f.Name == JSONName:
+	case ok && (f.Name == JSONName || roleOf(f) != ""):
 	case !ok:
 		err := disk.Errorf(disk.Invalid, "write %q: the name ends in no known extension", file)
-		return "", f, disk.Hint(err, "the extension says what is handed over: .raw, .qcow2, .vmdk, .ova")
-	case f.Layout == nil:
+		return "", f, disk.Hint(err, "the extension says what is handed over: .raw, .qcow2, .vmdk, .ova, .iso")
+	case f.Layout == nil && !f.Alone:
 		err := disk.Errorf(disk.Invalid, "write %q: %s can only be read", file, f.Name)
 		return "", f, disk.Hint(err, "pack it as .ova, or copy its disk")
 	}
@@ -114,6 +114,9 @@ func (to goal) key() string {
 // goal is what the file becomes when it is written anew.
 func (f *imageFile) goal() goal {
 	row, _ := formats.ByName(f.ref.Format)
+	if role := f.ref.Entry.Role; role != "" {
+		row = companionFormat(role)
+	}
 	to := goal{name: trueName(f.ref.Entry), format: row, path: f.path}
 	if f.part {
 		_, name := splitKey(f.path)
@@ -140,7 +143,7 @@ func (f *imageFile) reserve(ctx context.Context, truncate bool) error {
 		return err
 	}
 	to := f.goal()
-	if to.format.Layout == nil {
+	if to.format.Layout == nil && !to.format.Alone && roleOf(to.format) == "" {
 		return disk.Errorf(disk.Policy, "this file can only be read")
 	}
 	by := callerProcess(ctx)

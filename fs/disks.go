@@ -92,7 +92,7 @@ func (k *kindNode) waiting(ctx context.Context, name string) (map[int]providers.
 	}
 	waiting := map[int]providers.Entry{}
 	for _, e := range l.Entries {
-		if e.Name == name {
+		if e.Name == name && e.Kind == providers.Disks {
 			waiting[e.Waiting.Number] = e
 		}
 	}
@@ -280,7 +280,7 @@ func (g *staged) ref(e providers.Entry) pipeline.Ref {
 	if e.Kind == providers.Disks {
 		r.Disk = 0
 	}
-	if g.format != nil {
+	if g.format != nil && e.Kind != providers.Companions {
 		r.Format = g.format.Name
 	}
 	return r
@@ -289,6 +289,12 @@ func (g *staged) ref(e providers.Entry) pipeline.Ref {
 // overdue records that a data disk has waited for its image for long.
 func (t *tree) overdue(o pipeline.Overdue) {
 	w := o.Entry.Waiting
+	if role := o.Entry.Role; role != "" {
+		err := disk.Errorf(disk.NotFound, "wait for the image of a %s: none of the name %q has come since %s", role, o.Entry.Name, o.Since.UTC().Format(time.RFC3339))
+		err = disk.Hint(err, "copy the image; the %s is kept, and is a part of it then", role)
+		_ = t.fail("close", join(o.Site, "images/"+Encode(o.Entry.Name)+"."+string(role)), err)
+		return
+	}
 	err := disk.Errorf(disk.NotFound, "wait for the machine of disk %d: since %s image %q has had no boot disk, or lacks a disk before this one",
 		w.Number, o.Since.UTC().Format(time.RFC3339), o.Entry.Name)
 	err = disk.Hint(err, "copy what is missing; the disk is kept, and is a part of the image then")

@@ -6,7 +6,9 @@
 // # The tree
 //
 //	PROVIDER/images/NAME.FMT          an image in a format; raw, qcow2, vmdk and ova are listed
+//	PROVIDER/images/NAME.iso          an image that is an ISO: as it is, and in no other format
 //	PROVIDER/images/NAME.json         its metadata, listed too (docs/image.schema.json)
+//	PROVIDER/images/NAME.kernel       what it boots with, where it has such a file; NAME.ramdisk
 //	PROVIDER/images/NAME.disks/       the data disks of a machine that has some, listed too
 //	    N-DEVICE.FMT                  one of them; 1 is the second disk of the machine
 //	PROVIDER/images/by-id/ID.FMT      a symlink to the named file; resolves, is not listed
@@ -16,7 +18,9 @@
 //	.chromogenic/                     status, version, errors, metrics, refresh, jobs/; resolves, is not listed
 //
 // Other views (images.cleaned/, images.compressed/, images.bootable/) answer
-// ENOTSUP until they exist. A format that is not listed resolves by name.
+// ENOTSUP until they exist. A format that is not listed resolves by name. What is an
+// ISO is told by its provider, or its extension, and never by its bytes: a hybrid one
+// that is called .raw is a disk. It is passed on byte for byte, wherever it is copied.
 //
 // # Names
 //
@@ -179,6 +183,20 @@
 // A copy of NAME.raw, qcow2 or vmdk is one of the boot disk. If the others are not there
 // either, its record and .chromogenic/jobs/ID/log have a note.
 //
+// # Kernels and ramdisks
+//
+// NAME.kernel and NAME.ramdisk are what the machine of an image boots with besides its
+// disk: files of their own, byte for byte, listed with an image that has them. A copy of
+// the boot disk within the mount takes along those that the destination has not, as part
+// of its job: all appear with the image, or none.
+//
+// What is written as one, in any order with its image, is a part of that as soon as both
+// are there. Until then it waits at the provider, resolves and is not listed, and can be
+// removed; after an hour that is a failure in .chromogenic/errors, and it is kept. The
+// same again is a success without work, another one EEXIST, also where images may be
+// replaced. One of an image goes with that: to remove it alone is EPERM, and for rsync a
+// success that removes nothing. Nor is it renamed but with its image.
+//
 // # Metadata
 //
 // NAME.json is what is known of the image besides its bytes: what was set as a
@@ -188,7 +206,7 @@
 // image: NAME.json alone is EBADMSG then, and not listed.
 //
 // What is written as NAME.json is set at close, or by a rename, under the rules of
-// Writing, in the place of all that was known; the same again is a success without
+// Writing, in the place of all that was known but who may see the image; the same again is a success without
 // work. What is no document is EBADMSG, with the key, and changes nothing. Without an
 // image of the name, or while that is being written, it waits, over restarts too:
 // the name resolves, is not listed, and the image takes it along when it is published,

@@ -16,8 +16,8 @@ func (k *kindNode) begin(ctx context.Context, g *staged, guess *goal) error {
 		to := g.goal()
 		guess = &to
 	}
-	if guess == nil || guess.format.Name == JSONName || g.qemu {
-		return nil // metadata is no disk, and qemu writes what it has not finished
+	if guess == nil || guess.format.Name == JSONName || roleOf(guess.format) != "" || g.qemu {
+		return nil // metadata is no disk, nor is a kernel, and qemu writes what it has not finished
 	}
 	ctx, cancel := patient(ctx)
 	defer cancel()

@@ -139,6 +139,9 @@ func (f *imageFile) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, 
 // a program that sets the time of what it has copied makes one, or under another
 // id, as a rename gives a folder's image.
 func (f *imageFile) outdated(ctx context.Context) bool {
+	if f.ref.Entry.Kind == providers.Companions {
+		return f.outdatedCompanion(ctx)
+	}
 	if f.ref.Entry.Kind == providers.Disks {
 		w, err := f.kind.waiting(ctx, f.ref.Entry.Name)
 		now, ok := w[f.ref.Entry.Waiting.Number]

@@ -24,10 +24,14 @@ const JSONName = "json"
 
 func jsonFormat() formats.Format { return formats.Format{Name: JSONName, Exts: []string{JSONName}} }
 
-// parseFile is Parse for the files of images/, of which some hold metadata.
+// parseFile is Parse for the files of images/, of which some hold metadata, or a
+// companion.
 func parseFile(file string) (stem string, f formats.Format, ok bool) {
 	if n := len(file) - len("."+JSONName); n > 0 && strings.EqualFold(file[n:], "."+JSONName) {
 		return file[:n], jsonFormat(), true
+	}
+	if stem, role, ok := ParseCompanion(file); ok {
+		return stem, companionFormat(role), true
 	}
 	return Parse(file)
 }
@@ -342,7 +346,10 @@ func (g *staged) setMeta(ctx context.Context, name string, mtime time.Time) erro
 	if err != nil {
 		return err
 	}
+	// Who may see an image is no part of what a copy brings along.
+	doc.Meta.Visibility, doc.Meta.Members = "", nil
 	if n := x.named(name); n != nil {
+		doc.Meta.Visibility, doc.Meta.Members = n.Entry.Meta.Visibility, n.Entry.Meta.Members
 		_, err := t.p.SetMeta(ctx, site, n.Entry, doc.Metadata)
 		return err
 	}

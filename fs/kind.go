@@ -12,6 +12,7 @@ import (
 
 	"chromogenic/disk"
 	"chromogenic/pipeline"
+	"chromogenic/providers"
 )
 
 // kindNode is a view of a provider: images/, instances/ and the like.
@@ -68,6 +69,9 @@ func (k *kindNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 	if n == nil && f.Name == JSONName {
 		return k.lookupJSON(ctx, name, stem, nil, out)
 	}
+	if n == nil && roleOf(f) != "" {
+		return k.lookupCompanion(ctx, name, stem, nil, f, out)
+	}
 	if n == nil {
 		return nil, syscall.ENOENT
 	}
@@ -78,6 +82,12 @@ func (k *kindNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 	}
 	if f.Name == JSONName {
 		return k.lookupJSON(ctx, name, stem, n, out)
+	}
+	if roleOf(f) != "" {
+		return k.lookupCompanion(ctx, name, stem, n, f, out)
+	}
+	if f.Alone && n.Entry.Format != f.Name {
+		return nil, syscall.ENOENT // a disk has no such file
 	}
 	return k.image(ctx, &k.dirNode, name, pipeline.Ref{Site: k.site, Entry: n.Entry, Format: f.Name}, out)
 }
@@ -148,8 +158,8 @@ func (k *kindNode) inode(ref pipeline.Ref, part bool) uint64 {
 	if part {
 		what = append(what, "part")
 	}
-	if ref.Format == JSONName {
-		what = append(what, e.Name) // it says so
+	if ref.Format == JSONName || e.Kind == providers.Companions {
+		what = append(what, e.Name) // it says so; or has no other name in common
 	}
 	return inode(what...)
 }

@@ -78,6 +78,15 @@ func (t *tree) rows() []formats.Format {
 	return rows
 }
 
+// rowsOf are the formats in which an image is listed: an ISO as what it is alone,
+// whatever is listed of disks.
+func (t *tree) rowsOf(e providers.Entry) []formats.Format {
+	if f, ok := formats.ByName(e.Format); ok && f.Alone {
+		return []formats.Format{f}
+	}
+	return t.rows()
+}
+
 // files are what the directory lists: each image that can be read, in each listed
 // format that takes its disk.
 func (k *kindNode) files(ctx context.Context) ([]listedFile, error) {
@@ -87,10 +96,7 @@ func (k *kindNode) files(ctx context.Context) ([]listedFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, cheap, shown := k.t.rows(), k.cheap(), x.Shown()
-	if k.view.images() && k.t.listsJSON() {
-		rows = append(rows, jsonFormat())
-	}
+	cheap, shown := k.cheap(), x.Shown()
 	files := make([][]listedFile, len(shown))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(statsAtOnce)
@@ -99,6 +105,10 @@ func (k *kindNode) files(ctx context.Context) ([]listedFile, error) {
 			continue
 		}
 		g.Go(func() error {
+			rows := k.t.rowsOf(n.Entry)
+			if k.view.images() && k.t.listsJSON() {
+				rows = append(rows, jsonFormat())
+			}
 			for _, f := range rows {
 				ref := pipeline.Ref{Site: k.site, Entry: n.Entry, Format: f.Name}
 				show, err := k.shows(ctx, ref, f, cheap)
@@ -109,6 +119,7 @@ func (k *kindNode) files(ctx context.Context) ([]listedFile, error) {
 					files[i] = append(files[i], listedFile{n, ref, f})
 				}
 			}
+			files[i] = append(files[i], k.companions(n)...)
 			return nil
 		})
 	}

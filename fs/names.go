@@ -24,8 +24,8 @@ import (
 // maxName is NAME_MAX of Linux, in bytes.
 const maxName = 255
 
-// maxStem leaves room for the longest extension: .qcow2, or .disks.
-const maxStem = maxName - len(".qcow2")
+// maxStem leaves room for the longest extension.
+const maxStem = maxName - len(".ramdisk")
 
 // A Named is an entry with its shown name, the stem of all its files.
 type Named struct {
@@ -38,7 +38,7 @@ type Named struct {
 // to come, whose arrival renames nothing.
 func reserved(ext string) bool {
 	switch strings.ToLower(ext) {
-	case "json", "disks", "vhd", "vhdx", "vdi":
+	case "json", "disks", "kernel", "ramdisk", "vhd", "vhdx", "vdi":
 		return true
 	}
 	return false
@@ -267,6 +267,8 @@ type Place struct {
 	Disk     int    // of a machine, where InDisks
 	Device   string // that it is called there
 	InDisks  bool   // one disk is named, as NAME.disks/N
+
+	Role providers.Role // of a companion that is named, as NAME.kernel; empty for the image
 }
 
 // placeSyntax tells a place from a plain path: a provider's name, then the name
@@ -274,7 +276,7 @@ type Place struct {
 var placeSyntax = regexp.MustCompile(`^([a-z0-9][a-z0-9_-]*):(images|instances)(/.*)?$`)
 
 // ParsePlace reads PROVIDER:images/NAME[.FMT], PROVIDER:instances/NAME[@TIME][.FMT],
-// and of both NAME.disks/N[-DEVICE][.FMT]. It is false for anything else, which is a
+// of both NAME.disks/N[-DEVICE][.FMT], and of images NAME.kernel and NAME.ramdisk. It is false for anything else, which is a
 // path of the host.
 func ParsePlace(s string) (p Place, ok bool, err error) {
 	m := placeSyntax.FindStringSubmatch(s)
@@ -292,6 +294,8 @@ func ParsePlace(s string) (p Place, ok bool, err error) {
 	}
 	if stem, f, known := Parse(p.Stem); known {
 		p.Stem, p.Format = stem, f.Name
+	} else if stem, role, ok := ParseCompanion(p.Stem); ok && p.Kind == providers.Images {
+		p.Stem, p.Role = stem, role
 	}
 	if strings.ContainsRune(p.Stem, '/') {
 		err := disk.Errorf(disk.Invalid, "parse place %q: a name has no slash", s)

@@ -150,10 +150,17 @@ func (k *kindNode) target(ctx context.Context, dir gofuse.InodeEmbedder, name st
 		return d.target(ctx, name)
 	}
 	stem, f, err := target(name)
+	if err == nil && roleOf(f) != "" {
+		err = k.companionsWritable()
+	}
 	if err != nil {
 		return to, false, err
 	}
 	n, err := k.find(ctx, stem)
+	if role := roleOf(f); role != "" && err == nil {
+		_, there, err = k.companion(ctx, stem, n, role)
+		return goal{name: Decode(stem), format: f, path: join(k.path, name)}, there, err
+	}
 	return goal{name: Decode(stem), format: f, path: join(k.path, name)}, n != nil, err
 }
 
@@ -187,6 +194,10 @@ func (k *kindNode) renameImage(ctx context.Context, name, newName string) error 
 	if f.Name == JSONName {
 		err := disk.Errorf(disk.Policy, "rename %q: metadata has the name of its image", name)
 		return disk.Hint(err, "rename the image, or copy the metadata with cp")
+	}
+	if roleOf(f) != "" {
+		err := disk.Errorf(disk.Policy, "rename %q: a %s has the name of its image", name, f.Name)
+		return disk.Hint(err, "rename the image, or copy the file with cp")
 	}
 	if f.Name != newFormat.Name {
 		err := disk.Errorf(disk.Unsupported, "rename %q to %q: a rename does not convert", name, newName)

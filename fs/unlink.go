@@ -46,6 +46,9 @@ func (k *kindNode) unlink(ctx context.Context, name string) error {
 	if f.Name == JSONName {
 		return k.unlinkJSON(ctx, name, Decode(stem))
 	}
+	if roleOf(f) != "" {
+		return k.unlinkCompanion(ctx, name, stem, f)
+	}
 	n, err := k.find(ctx, stem)
 	switch {
 	case err != nil:
@@ -97,7 +100,7 @@ func (k *kindNode) remove(ctx context.Context, name string, n *Named, f formats.
 	return k.t.removeFor(callerProcess(ctx), name, f, removable{
 		path: join(k.path, n.Name),
 		formats: func() ([]string, error) {
-			return k.listedIn(ctx, k.t.rows(), pipeline.Ref{Site: k.site, Entry: n.Entry})
+			return k.listedIn(ctx, k.t.rowsOf(n.Entry), pipeline.Ref{Site: k.site, Entry: n.Entry})
 		},
 		remove: func(by string) error {
 			_, err := k.t.p.Remove(ctx, k.site, n.Entry, by)

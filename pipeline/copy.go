@@ -23,6 +23,7 @@ type CopySpec struct {
 	Site, Name string           // the destination: always its images
 	Disk       int              // the number that the disk will have: 0 for an image, or a boot disk; more for a data disk of the image of that name
 	Device     string           // of a data disk; empty for no name
+	Role       providers.Role   // with Image: it is no disk, but a kernel or a ramdisk of the image of that name
 	Note       string           // for the record: what the user should know of this copy; may be empty
 	Store      string           // overrides the provider's store: "", "source" or a format
 	Clean      string           // overrides the site's policy
@@ -124,6 +125,9 @@ func (j *job) late(ctx context.Context, taken error) error {
 		}
 		p.upload, p.made = nil, nil
 	}
+	if err := j.undoBeside(context.WithoutCancel(ctx)); err != nil {
+		return errors.Join(taken, fmt.Errorf("remove what was sent: %w", err))
+	}
 	j.p.Forget(j.spec.Site) // what it lists is older than the other image
 	if err := j.stage(stageCompare, func() error { return j.compare(ctx) }); err != nil || j.rec.Unchanged {
 		return err
@@ -141,6 +145,7 @@ func (p *Pipeline) Plan(ctx context.Context, spec CopySpec) (rec *jobs.Record, e
 		func() error { return j.check(ctx) },
 		j.look,
 		j.ask,
+		func() error { return j.gather(ctx, nil) },
 		j.layOut,
 	} {
 		if err := do(); err != nil {

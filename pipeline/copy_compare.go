@@ -44,6 +44,13 @@ func isMachine(format string) bool {
 	return err == nil && row.Machine
 }
 
+// isAlone tells whether files of a format are the disk, byte for byte, and are shown in
+// no other.
+func isAlone(format string) bool {
+	row, err := rowOf(format)
+	return err == nil && row.Alone
+}
+
 // diskOf is the disk that is copied, of a machine the boot disk.
 func (j *job) diskOf() int {
 	if j.spec.From == nil || j.spec.Machine {
@@ -107,7 +114,7 @@ func (j *job) waitingDisks(ctx context.Context) (map[int]providers.Entry, error)
 	}
 	waiting := map[int]providers.Entry{}
 	for _, e := range l.Entries {
-		if e.Name == j.spec.Name {
+		if e.Name == j.spec.Name && e.Kind == providers.Disks {
 			waiting[e.Waiting.Number] = e
 		}
 	}
@@ -117,9 +124,24 @@ func (j *job) waitingDisks(ctx context.Context) (map[int]providers.Entry, error)
 // compare looks at what has the name already. The same disks are a success without
 // work; those that are missing are added; others are refused, or replaced.
 func (j *job) compare(ctx context.Context) error {
+	if j.spec.Role != "" {
+		return j.compareCompanion(ctx)
+	}
 	if err := j.ask(); err != nil {
 		return err
 	}
+	if err := j.compareDisks(ctx); err != nil {
+		return err
+	}
+	there := j.rec.Entry // unchanged
+	if there == nil {
+		there = j.grows
+	}
+	return j.gather(ctx, there)
+}
+
+// compareDisks is compare without companions.
+func (j *job) compareDisks(ctx context.Context) error {
 	taken, err := j.taken(ctx)
 	if err != nil {
 		return err

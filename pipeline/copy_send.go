@@ -32,6 +32,10 @@ func (j *job) natural(n int) string {
 
 // layOut chooses the formats and makes the bytes to send.
 func (j *job) layOut() error {
+	if len(j.pieces) == 0 { // companions alone
+		j.rec.Bytes, j.rec.Format = j.besideBytes(), formatRaw
+		return nil
+	}
 	var err error
 	if j.machineAsked() && len(j.src.facts.Disks) > 1 {
 		err = j.layOutMachine()
@@ -41,7 +45,7 @@ func (j *job) layOut() error {
 	if err != nil {
 		return err
 	}
-	j.rec.Bytes, j.rec.Disks = 0, nil
+	j.rec.Bytes, j.rec.Disks = j.besideBytes(), nil
 	for _, p := range j.pieces {
 		n, err := disk.Allocated(p.payload)
 		if err != nil {
@@ -75,7 +79,7 @@ func (j *job) fits() error {
 // accepted is the format in which the destination keeps what has a format.
 func (j *job) accepted(format string) (string, error) {
 	accepts, err := j.uploader.Accepts(providers.Spec{
-		Job: j.rec.ID, Name: j.spec.Name, Format: format, Store: j.spec.Store, Size: -1,
+		Job: j.rec.ID, Name: j.spec.Name, Format: format, Store: j.store(format), Size: -1, Companions: j.uploadsBeside(),
 	})
 	if err != nil {
 		return "", err
@@ -85,6 +89,18 @@ func (j *job) accepted(format string) (string, error) {
 	}
 	return accepts[0], nil
 }
+
+// store is what is asked of the provider for what has a format: an ISO is never
+// converted, whatever else is kept there, unless it is said for this copy.
+func (j *job) store(format string) string {
+	if row, err := rowOf(format); err == nil && row.Alone && j.spec.Store == "" {
+		return storeSource
+	}
+	return j.spec.Store
+}
+
+// storeSource asks for what is handed over as it is.
+const storeSource = "source"
 
 // layOutMachine lays out all disks of a machine: in one file where the source is one
 // too, and nothing of the machine is there yet; otherwise as a set. Where that cannot
@@ -167,24 +183,21 @@ func (j *job) send(ctx context.Context) error {
 // transfer sends the payloads; of uploads that an earlier run has begun, what is
 // missing.
 func (j *job) transfer(ctx context.Context) (err error) {
-	var total, before int64
+	total, before := j.besideBytes(), int64(0)
 	for _, p := range j.pieces {
 		total += p.payload.Size()
 	}
 	pace := newPacer(j.spec.Rate.Send) // of all pieces together
+	for _, b := range j.beside {       // first, for the image names them
+		if err := j.transferBeside(ctx, b, pace, func(done int64) { j.progress(stageSend, before+done, total) }); err != nil {
+			return fmt.Errorf("%s: %w", b.role, err)
+		}
+		before += b.payload.Size()
+	}
 	for _, p := range j.pieces {
 		spec := j.uploadSpec(p)
-		if p.upload, err = j.again(ctx, spec); err != nil {
+		if p.upload, err = j.beginUpload(ctx, spec); err != nil {
 			return err
-		}
-		if p.upload == nil {
-			if p.upload, err = j.uploader.Begin(ctx, spec); err != nil {
-				return err
-			}
-			made := jobs.Made{What: madeUpload, Site: j.spec.Site, Token: p.upload.Token(), Disk: p.to}
-			if err := j.live.Update(func(r *jobs.Record) { r.Made = append(r.Made, made) }); err != nil {
-				return err
-			}
 		}
 		out := j.site.traffic.outgoing(ctx, p.payload, pace)
 		if err := p.upload.Send(ctx, out, func(done int64) { j.progress(stageSend, before+done, total) }); err != nil {
@@ -195,14 +208,27 @@ func (j *job) transfer(ctx context.Context) (err error) {
 	return nil
 }
 
+// beginUpload takes up the upload that an earlier run has begun, or begins one.
+func (j *job) beginUpload(ctx context.Context, spec providers.Spec) (providers.Upload, error) {
+	u, err := j.again(ctx, spec)
+	if err != nil || u != nil {
+		return u, err
+	}
+	if u, err = j.uploader.Begin(ctx, spec); err != nil {
+		return nil, err
+	}
+	made := jobs.Made{What: madeUpload, Site: j.spec.Site, Token: u.Token(), Disk: spec.Disk, Role: spec.Role}
+	return u, j.live.Update(func(r *jobs.Record) { r.Made = append(r.Made, made) })
+}
+
 // uploadSpec says what the upload of a piece will be.
 func (j *job) uploadSpec(p *piece) providers.Spec {
 	spec := providers.Spec{
-		Job: j.rec.ID, Name: j.spec.Name, Format: p.format, Store: j.spec.Store, Size: p.payload.Size(), Mtime: j.spec.Mtime,
+		Job: j.rec.ID, Name: j.spec.Name, Format: p.format, Store: j.store(p.format), Size: p.payload.Size(), Mtime: j.spec.Mtime,
 		Disk: p.to, Device: p.device, Replaces: p.replaces, Whole: p.whole && p.replaces != nil,
 	}
 	if p.to == 0 {
-		spec.Metadata = j.metadata(p)
+		spec.Metadata, spec.Companions = j.metadata(p), j.uploadsBeside()
 	}
 	return spec
 }
@@ -211,7 +237,7 @@ func (j *job) uploadSpec(p *piece) providers.Spec {
 // any longer.
 func (j *job) again(ctx context.Context, spec providers.Spec) (providers.Upload, error) {
 	for i, m := range j.rec.Made {
-		if m.What != madeUpload || m.Disk != spec.Disk {
+		if m.What != madeUpload || m.Disk != spec.Disk || m.Role != spec.Role {
 			continue
 		}
 		u, err := j.uploader.Resume(ctx, spec, m.Token)
@@ -235,6 +261,9 @@ func (j *job) verify(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := j.verifyBeside(ctx); err != nil || len(j.pieces) == 0 {
+		return err
+	}
 	// What came along with the source, where all of it was read, or is read now.
 	if err := j.src.verifyContainer(ctx); err != nil {
 		return err
@@ -255,16 +284,8 @@ func (j *job) verifyPiece(ctx context.Context, p *piece) error {
 	if p.sent, err = p.bytes.Sum(ctx); err != nil {
 		return err
 	}
-	got, err := p.upload.Verify(ctx)
-	if err != nil {
+	if err := judge(ctx, p.upload, p.sent); err != nil {
 		return err
-	}
-	want := p.sent
-	if got.Algorithm != disk.DigestAlgorithm {
-		want = got.Sent
-	}
-	if got.Sum != want {
-		return disk.Errorf(disk.Malformed, "verify image: the destination holds bytes of %s digest %s, of those sent it is %s", got.Algorithm, got.Sum, want)
 	}
 	p.digest, err = j.guestDigest(ctx, p)
 	return err
@@ -278,7 +299,7 @@ func (j *job) guestDigest(ctx context.Context, p *piece) (string, error) {
 	switch {
 	case p.guest != nil:
 		now, err = p.guest.Sum(ctx)
-	case p.format == formatRaw:
+	case p.format == formatRaw, isAlone(p.format):
 		now = p.sent
 	default:
 		now, err = disk.Sum(ctx, j.src.disk(p.from), nil)
@@ -301,6 +322,9 @@ func (j *job) guestDigest(ctx context.Context, p *piece) (string, error) {
 // register makes all that was sent appear. What has appeared when a later piece fails
 // is removed again, as far as it took nobody's place.
 func (j *job) register(ctx context.Context) error {
+	if len(j.pieces) == 0 {
+		return j.registerBeside(ctx)
+	}
 	var last providers.Entry
 	for _, p := range j.order() {
 		e, err := p.upload.Commit(ctx)
@@ -311,6 +335,14 @@ func (j *job) register(ctx context.Context) error {
 	}
 	for _, p := range j.pieces {
 		p.made = nil
+	}
+	if !j.bootSent() {
+		if err := j.registerBeside(ctx); err != nil {
+			return err
+		}
+	}
+	for _, b := range j.beside { // they have appeared with the image
+		b.upload = nil
 	}
 	if last.Kind == providers.Images {
 		last = j.p.applyHeld(ctx, j.spec.Site, j.spec.Name, last)

@@ -112,14 +112,19 @@ func (j *job) openBytes() error {
 			return err
 		}
 	}
-	src, err := decode(providers.Source{Image: j.spec.Image, Format: j.spec.Format}, trust{ambiguous: true})
+	src, err := decode(providers.Source{Image: j.spec.Image, Format: j.spec.Format}, trust{ambiguous: j.spec.Role == ""})
 	if err != nil {
 		return err
 	}
-	if src.format.Name == formatRaw {
-		if err := checkWhole(src); err != nil {
-			return err
-		}
+	switch {
+	case j.spec.Role != "": // of which nothing is known
+	case src.format.Name == formatRaw:
+		err = checkWhole(src)
+	case src.format.Alone:
+		err = checkDisc(src)
+	}
+	if err != nil {
+		return err
 	}
 	return j.own(src, providers.Entry{Kind: providers.Images, Name: j.spec.Name})
 }

@@ -182,7 +182,7 @@ func lasting(err error) bool {
 // learn looks into an open source: tables, no content.
 func learn(src *source, e providers.Entry) (*facts, error) {
 	f := &facts{Format: src.format.Name, FileSize: src.Size(), Meta: src.machine.Meta}
-	f.Contained = !src.resolved && src.format.Layout != nil && !e.Live()
+	f.Contained = !src.resolved && (src.format.Layout != nil || src.format.Alone) && !e.Live()
 	mapOf := layout.MapOf
 	if e.Live() {
 		// A live disk is dense, for its holes may be gone when it is captured.

@@ -36,6 +36,8 @@ type job struct {
 	keeper   providers.SetKeeper // the same; nil where it keeps no sets
 	site     *site
 	pieces   []*piece         // what is to be sent
+	beside   []*beside        // companions that are to be sent
+	booting  []providers.Role // those that the image will have
 	grows    *providers.Entry // the image of the name, to which pieces are added
 	waiting  int              // data disks that wait for the boot disk that is sent
 	have     int              // disks that the image of the name has
@@ -46,6 +48,9 @@ func (p *Pipeline) newJob(spec CopySpec) *job {
 	rec := &jobs.Record{
 		Schema: jobs.Schema, ID: jobs.NewID(), State: jobs.Running, Started: time.Now(), Until: spec.Until,
 		Source: spec.Origin, Destination: diskPlace(spec.Site, providers.Images, spec.Name, spec.Disk, spec.Device), Scratch: spec.Scratch,
+	}
+	if spec.Role != "" {
+		rec.Destination += "." + string(spec.Role)
 	}
 	if spec.Note != "" {
 		rec.Notes = append(rec.Notes, spec.Note)
@@ -121,6 +126,9 @@ func (j *job) end(ctx context.Context, err error) error {
 			err = errors.Join(err, fmt.Errorf("remove what was sent: %w", e))
 		}
 	}
+	if e := j.undoBeside(context.WithoutCancel(ctx)); e != nil {
+		err = errors.Join(err, fmt.Errorf("remove what was sent: %w", e))
+	}
 	for _, m := range j.rec.Made {
 		if m.What == madeSpool {
 			j.p.dropSpool(string(m.Token))
@@ -141,6 +149,11 @@ func (j *job) suspend() error {
 	for _, p := range j.pieces {
 		if p.upload != nil {
 			errs = append(errs, p.upload.Suspend())
+		}
+	}
+	for _, b := range j.beside {
+		if b.upload != nil {
+			errs = append(errs, b.upload.Suspend())
 		}
 	}
 	return errors.Join(errs...)
@@ -202,6 +215,9 @@ func (j *job) progress(stage string, done, total int64) {
 
 // done lets go of the source.
 func (j *job) done() {
+	for _, b := range j.beside {
+		b.close()
+	}
 	if j.held != nil {
 		j.p.drop(j.held)
 	}

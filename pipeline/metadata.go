@@ -70,6 +70,11 @@ func (p *Pipeline) Document(ctx context.Context, site string, e providers.Entry)
 			d.Disks = append(d.Disks, one)
 		}
 	}
+	for _, c := range e.Companions {
+		if c.Reason != "" {
+			d.Notes = append(d.Notes, fmt.Sprintf("%s %s: %s", c.Role, c.ID, c.Reason))
+		}
+	}
 	return d.Encode(), documentTime(e), nil
 }
 

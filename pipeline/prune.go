@@ -49,7 +49,16 @@ func (p *Pipeline) prune(site string, kind providers.Kind, entries []providers.E
 	if err != nil {
 		return fmt.Errorf("forget versions that are gone: %w", err)
 	}
-	return nil
+	if kind != providers.Images {
+		return nil
+	}
+	var beside []providers.Entry // which no listing is of
+	for _, e := range entries {
+		for _, c := range e.Companions {
+			beside = append(beside, c.Entry(e.Name))
+		}
+	}
+	return p.prune(site, providers.Companions, beside, now)
 }
 
 // A goneVersion is the key of a version that was not listed first at a time.

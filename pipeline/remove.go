@@ -82,6 +82,9 @@ func (p *Pipeline) removal(ctx context.Context, site string, e providers.Entry, 
 	err = remove(ctx)
 	p.Forget(site)
 	p.letGo(site, e)
+	for _, c := range e.Companions {
+		p.letGo(site, c.Entry(e.Name))
+	}
 	stage.Took = time.Since(stage.Started)
 	if err != nil {
 		err = fmt.Errorf("remove %s: %w", rec.Source, err)
@@ -101,6 +104,9 @@ func (p *Pipeline) removal(ctx context.Context, site string, e providers.Entry, 
 
 // placeOf is an entry as a place, for people.
 func placeOf(site string, e providers.Entry) string {
+	if e.Role != "" {
+		return fmt.Sprintf("%s:%s/%s.%s", site, providers.Images, e.Name, e.Role)
+	}
 	if w := e.Waiting; w != nil {
 		return diskPlace(site, providers.Images, e.Name, w.Number, w.Device)
 	}
@@ -150,7 +156,11 @@ func (p *Pipeline) unused(ctx context.Context, site string, e providers.Entry) e
 		if err := p.neededByJob(site, e); err != nil {
 			return err
 		}
-		if !p.inUse(site, e) {
+		used := p.inUse(site, e)
+		for _, c := range e.Companions { // which may go with it
+			used = used || p.inUse(site, c.Entry(e.Name))
+		}
+		if !used {
 			return nil
 		}
 		if time.Now().After(end) {
@@ -228,10 +238,13 @@ func (p *Pipeline) neededByJob(site string, e providers.Entry) error {
 }
 
 // writes tells whether who makes what is at dst changes what is at a place: that too
-// is a data disk of the one which is the other.
+// is a data disk, or a companion, of the one which is the other.
 func writes(dst, place string) bool {
 	machine := func(place string) string {
 		name, _, _ := strings.Cut(place, disksDir)
+		for _, role := range providers.Roles() {
+			name = strings.TrimSuffix(name, "."+string(role))
+		}
 		return name
 	}
 	return dst == place || machine(dst) == place || dst == machine(place)

@@ -24,6 +24,9 @@ func (p *Pipeline) RemoveDisk(ctx context.Context, site string, e providers.Entr
 		return Removed{}, err
 	}
 	rec := &jobs.Record{Source: placeOfDisk(site, e, number)}
+	if e.Role != "" {
+		return p.removal(ctx, site, e, rec, what, rec.Source, by, func(ctx context.Context) error { return p.DeleteCompanion(ctx, site, e) })
+	}
 	return p.removal(ctx, site, e, rec, what, rec.Source, by, func(ctx context.Context) error { return keeper.DeleteDisk(ctx, e, number) })
 }
 
@@ -31,6 +34,10 @@ func (p *Pipeline) diskRemoval(ctx context.Context, site string, e providers.Ent
 	s, err := p.site(site)
 	if err != nil {
 		return what, nil, err
+	}
+	if e.Role != "" {
+		what.Size = e.Size
+		return what, nil, p.unused(ctx, site, e)
 	}
 	keeper, ok := s.provider.(providers.SetKeeper)
 	waits, part := e.Waiting != nil && number == 0, e.Waiting == nil && number > 0 && number < len(e.Disks)

@@ -35,6 +35,9 @@ type request struct {
 	Machine bool   `json:"machine,omitempty"`
 	Number  int    `json:"number,omitempty"` // of a data disk
 	Device  string `json:"device,omitempty"`
+
+	Role providers.Role `json:"role,omitempty"`
+
 	Note    string `json:"note,omitempty"`
 	Replace bool   `json:"replace,omitempty"`
 	Rate    Rate   `json:"rate,omitzero"`
@@ -76,7 +79,7 @@ func (j *job) keepRequest() {
 	}
 	r := request{
 		Format: s.Format, Origin: s.Origin, Site: s.Site, Name: s.Name, Store: s.Store, Clean: s.Clean,
-		Machine: s.Machine, Number: s.Disk, Device: s.Device, Note: s.Note, Replace: s.Replace, Rate: s.Rate, Mtime: s.Mtime,
+		Machine: s.Machine, Number: s.Disk, Device: s.Device, Role: s.Role, Note: s.Note, Replace: s.Replace, Rate: s.Rate, Mtime: s.Mtime,
 	}
 	spool, spooled := s.Image.(spoolImage)
 	switch {
@@ -164,7 +167,7 @@ func (p *Pipeline) respec(ctx context.Context, rec *jobs.Record) (CopySpec, func
 	}
 	spec := CopySpec{
 		Format: r.Format, Origin: r.Origin, Site: r.Site, Name: r.Name, Store: r.Store, Clean: r.Clean,
-		Machine: r.Machine, Disk: r.Number, Device: r.Device, Note: r.Note, Replace: r.Replace, Rate: r.Rate, Mtime: r.Mtime,
+		Machine: r.Machine, Disk: r.Number, Device: r.Device, Role: r.Role, Note: r.Note, Replace: r.Replace, Rate: r.Rate, Mtime: r.Mtime,
 	}
 	if r.Image != nil {
 		v, err := p.review(ctx, *r.Image)

@@ -339,7 +339,7 @@ func TestDiskThatWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.open()
-	b.Pipeline.disks[waitingKey("b", "web", 1)] = time.Now().Add(-2 * heldTime)
+	b.Pipeline.disks[waitingKey("b", providers.Entry{Name: "web", Waiting: &providers.Waiting{Number: 1}})] = time.Now().Add(-2 * heldTime)
 	got := b.OverdueDisks(context.Background())
 	if len(got) != 1 || got[0].Place != "b:images/web.disks/1-vdb" || got[0].Site != "b" {
 		t.Errorf("overdue are %+v", got)

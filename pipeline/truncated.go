@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"chromogenic/disk"
+	"chromogenic/formats/iso"
 )
 
 // A writer that was cut off closes its file like one that is done: a pipe whose
@@ -102,6 +103,15 @@ func checkWhole(img disk.Image) error {
 		}
 	}
 	return nil
+}
+
+// checkDisc refuses an ISO that ends before its volume does.
+func checkDisc(img disk.Image) error {
+	size, err := iso.Size(img)
+	if err == nil && size > img.Size() {
+		err = errTruncated(img.Size(), size, "its volume descriptor")
+	}
+	return err
 }
 
 // mbrEntries gives the four entries of a partition table, or nothing where the

@@ -176,11 +176,11 @@ func (c *core) lay(format string, n int, wrap func(i int, img disk.Image) disk.I
 	if err != nil {
 		return nil, err
 	}
-	if row.Layout == nil {
-		return nil, disk.Errorf(disk.Unsupported, "lay out %s: the format can only be read", format)
-	}
 	if c.passes(format, n) {
 		return c.container(n), nil
+	}
+	if row.Layout == nil {
+		return nil, disk.Errorf(disk.Unsupported, "lay out %s: the format can only be read", format)
 	}
 	m := c.machine(wrap)
 	if !row.Machine || n > 0 {

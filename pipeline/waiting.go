@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -10,10 +11,11 @@ import (
 	"chromogenic/providers"
 )
 
-// A data disk that comes before the boot disk of its machine is at the provider, and
+// A data disk that comes before the boot disk of its machine, or a kernel before its
+// image, is at the provider, and
 // durable; what is kept here is only since when it waits, to tell of it once.
 
-// An Overdue is a data disk that has waited for its image for an hour. It goes on
+// An Overdue is a data disk, or a companion, that has waited for its image for an hour. It goes on
 // waiting.
 type Overdue struct {
 	Site, Place string // the provider, and the disk for people
@@ -21,13 +23,13 @@ type Overdue struct {
 	Since       time.Time
 }
 
-func waitingKey(site, name string, number int) string {
-	return strings.Join([]string{site, name, strconv.Itoa(number)}, "\x00")
+func waitingKey(site string, e providers.Entry) string {
+	return strings.Join([]string{site, e.Name, cmp.Or(string(e.Role), strconv.Itoa(e.Waiting.Number))}, "\x00")
 }
 
 // noteWaiting remembers that a data disk waits from now on.
 func (p *Pipeline) noteWaiting(site string, e providers.Entry) {
-	key, now := waitingKey(site, e.Name, e.Waiting.Number), time.Now()
+	key, now := waitingKey(site, e), time.Now()
 	p.mu.Lock()
 	p.disks[key] = now
 	p.mu.Unlock()
@@ -66,7 +68,7 @@ func (p *Pipeline) OverdueDisks(ctx context.Context) []Overdue {
 			continue // until it can be told
 		}
 		for _, e := range l.Entries {
-			if waitingKey(site, e.Name, e.Waiting.Number) == key {
+			if waitingKey(site, e) == key {
 				place := placeOf(site, e)
 				overdue = append(overdue, Overdue{site, place, e, since})
 			}

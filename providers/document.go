@@ -23,6 +23,7 @@ type Document struct {
 	Name string // of the image; the file's own name decides
 	Metadata
 	Disks []DocumentDisk // of a machine with several; for information
+	Notes []string       // what keeps the image from being all there; for information
 }
 
 // A DocumentDisk is what a document says of one disk.
@@ -59,6 +60,9 @@ func (d Document) Encode() []byte {
 	}
 	if len(d.Disks) > 0 {
 		root["disks"] = d.Disks
+	}
+	if len(d.Notes) > 0 {
+		root["notes"] = d.Notes
 	}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -110,6 +114,8 @@ func decodeDocument(p []byte) (d Document, err error) {
 			err = value(key, raw, &d.Name, "a text")
 		case "disks":
 			err = value(key, raw, &d.Disks, "a list of disks")
+		case "notes":
+			err = value(key, raw, &d.Notes, "a list of texts")
 		case "properties":
 			d.Props, err = properties(key, raw)
 		case "os":

@@ -16,7 +16,7 @@ import (
 
 // full has a value in every field.
 func full() Document {
-	d := Document{Name: "web <1>", Disks: []DocumentDisk{{"vda", "virtio", 1 << 30}, {Size: 512}}}
+	d := Document{Name: "web <1>", Disks: []DocumentDisk{{"vda", "virtio", 1 << 30}, {Size: 512}}, Notes: []string{"x"}}
 	for i, f := range metaFields(&d.Meta) {
 		switch v := f.value.(type) {
 		case *string:

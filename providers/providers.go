@@ -20,7 +20,11 @@ type Kind string
 const (
 	Images    Kind = "images"
 	Instances Kind = "instances"
-	Disks     Kind = "disks" // data disks that wait for their machine (SetKeeper); no directory is called so
+	Disks     Kind = "disks" // what waits for its machine: data disks (SetKeeper), and companions; no directory is called so
+
+	// Companions is the kind of single entries: kernels and ramdisks, of images and
+	// waiting ones. There is no listing of it.
+	Companions Kind = "companions"
 )
 
 // An Entry is an image or an instance as one listing shows it.
@@ -41,6 +45,9 @@ type Entry struct {
 	Disks      []DiskInfo // of a machine whose disks are kept apart, the boot disk first; empty where Open(0) gives all there is
 	Capture    *Capture   // of an entry among the instances that is a capture which was kept
 	Waiting    *Waiting   // of an entry among the disks
+
+	Companions []Companion // of an image that boots with files beside its disks
+	Role       Role        // of an entry that is a companion itself
 }
 
 // Live tells whether the entry is a machine in use, whose bytes change: they can
@@ -67,10 +74,11 @@ type DiskInfo struct {
 	Updated time.Time // of this disk; zero is that of the entry
 }
 
-// Waiting is what a listing knows of a data disk that is no part of an image yet.
+// Waiting is what a listing knows of a data disk, or of a companion, that is no part of
+// an image yet.
 // The entry's Name is that of the image which it is for.
 type Waiting struct {
-	Number int // that it will have in the image: 1 or more, for 0 is the boot disk
+	Number int // that it will have in the image: 1 or more, for 0 is the boot disk; 0 for a companion
 	Device string
 }
 
@@ -127,6 +135,17 @@ type Spec struct {
 	// when, Commit has put the new one in its place. Nil replaces nothing. For a
 	// data disk it is the entry that has a disk of this number; that disk goes.
 	Replaces *Entry
+
+	// Role is that of a companion that is sent, for the image of Name; empty for a disk.
+	// Label is its own name, empty where it has none. Together says that the image is
+	// sent too, and names it.
+	Role     Role
+	Label    string
+	Together bool
+
+	// Companions are the uploads of those that are sent together with the image, and
+	// appear with it. For Accepts, they may be nil.
+	Companions map[Role]Upload
 
 	// Whole tells that data disks which are kept apart from the image that is
 	// replaced go with it. Otherwise they stay, as those of the new one. The new

@@ -10,6 +10,7 @@ missing() {
 	done <<'END'
 gcc gcc
 qemu-img qemu-utils
+genisoimage genisoimage
 qemu-io qemu-utils
 vmdkinfo libvmdk-utils
 qcowinfo libqcow-utils

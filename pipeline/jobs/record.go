@@ -61,11 +61,12 @@ type Record struct {
 	Format      string           `json:"format,omitempty"` // of what is stored
 	Unchanged   bool             `json:"unchanged"`        // the same disk was there already; nothing was sent
 	Stages      []Stage          `json:"stages"`
-	Notes       []string         `json:"notes,omitempty"` // what the user should know though nothing failed
-	Bytes       int64            `json:"bytes"`           // to send, without holes
-	VirtualSize int64            `json:"virtual_size"`    // bytes, of the disk that is copied, of several the boot disk
-	Scratch     int64            `json:"scratch"`         // bytes of scratch space needed
-	Disks       []Disk           `json:"disks,omitempty"` // of a machine that is stored as several files, in the order in which they are sent
+	Notes       []string         `json:"notes,omitempty"`      // what the user should know though nothing failed
+	Bytes       int64            `json:"bytes"`                // to send, without holes
+	VirtualSize int64            `json:"virtual_size"`         // bytes, of the disk that is copied, of several the boot disk
+	Scratch     int64            `json:"scratch"`              // bytes of scratch space needed
+	Disks       []Disk           `json:"disks,omitempty"`      // of a machine that is stored as several files, in the order in which they are sent
+	Companions  []Companion      `json:"companions,omitempty"` // that are stored beside the image
 	BytesDigest string           `json:"bytes_digest,omitempty"`
 	GuestDigest string           `json:"guest_digest,omitempty"`
 	CloudDigest string           `json:"cloud_digest,omitempty"` // of an image that the cloud has made by itself: what it says of the bytes, "sha512:…"; nobody here has seen them
@@ -92,6 +93,14 @@ type Disk struct {
 	GuestDigest string `json:"guest_digest,omitempty"`
 }
 
+// A Companion is a kernel or a ramdisk that a job has stored.
+type Companion struct {
+	Role        providers.Role `json:"role"`
+	Name        string         `json:"name,omitempty"` // its own, where it has one
+	Bytes       int64          `json:"bytes"`
+	BytesDigest string         `json:"bytes_digest,omitempty"`
+}
+
 // Made is a thing at a provider, or a spool of our own, that is not to outlive a
 // job which fails. It is noted before it is made.
 type Made struct {
@@ -99,6 +108,8 @@ type Made struct {
 	Site  string `json:"site,omitempty"` // the provider that has it
 	Token []byte `json:"token"`          // by which it is found again
 	Disk  int    `json:"disk,omitempty"` // of an upload: its number in the machine
+
+	Role providers.Role `json:"role,omitempty"` // of the upload of a companion
 }
 
 // An Error is why a job failed.
@@ -159,7 +170,7 @@ func ErrorOf(err error) *Error {
 func (r *Record) clone() Record {
 	c := *r
 	c.Stages, c.Notes, c.Made = slices.Clone(r.Stages), slices.Clone(r.Notes), slices.Clone(r.Made)
-	c.Disks = slices.Clone(r.Disks)
+	c.Disks, c.Companions = slices.Clone(r.Disks), slices.Clone(r.Companions)
 	if r.Progress != nil {
 		p := *r.Progress
 		c.Progress = &p

@@ -16,7 +16,7 @@ import (
 )
 
 // Rename gives the file of an image another name and keeps its extension. Its data
-// disks and its sidecar go with it.
+// disks, its companions and its sidecar go with it.
 func (p *Provider) Rename(ctx context.Context, e providers.Entry, name string) (providers.Entry, error) {
 	renamed, err := p.rename(ctx, e, name)
 	if err != nil {
@@ -44,11 +44,15 @@ func (p *Provider) rename(ctx context.Context, e providers.Entry, name string) (
 		if err != nil {
 			return nil, err
 		}
-		undo, err := p.moveSidecar(d, e.ID, file, name)
+		home, err := p.moveCompanions(d, e.ID, file)
 		if err != nil {
 			return nil, errors.Join(err, back())
 		}
-		return func() error { return errors.Join(undo(), back()) }, nil
+		undo, err := p.moveSidecar(d, e.ID, file, name)
+		if err != nil {
+			return nil, errors.Join(err, home(), back())
+		}
+		return func() error { return errors.Join(undo(), home(), back()) }, nil
 	})
 }
 
@@ -56,6 +60,13 @@ func (p *Provider) rename(ctx context.Context, e providers.Entry, name string) (
 // are newer, and with it the version; the time that it has already changes
 // nothing.
 func (p *Provider) SetMtime(ctx context.Context, e providers.Entry, mtime time.Time) (providers.Entry, error) {
+	if e.Kind == providers.Companions {
+		now, err := p.changeCompanion(ctx, e, func(d *dir, _ providers.Entry) error { return d.retimeFile(e.ID, mtime) })
+		if err != nil {
+			err = fmt.Errorf("set time of %q: %w", e.ID, err)
+		}
+		return now, err
+	}
 	d, err := p.openImage(ctx, e)
 	if err != nil {
 		return providers.Entry{}, fmt.Errorf("set time of %q: %w", e.ID, err)
@@ -132,7 +143,8 @@ func (p *Provider) publish(d *dir, from, file, name string, beside func() (undo 
 
 // replace gives the file from its final name in the place of the image old, which
 // must not have changed. There is no moment at which neither is there. Beside is that
-// of publish. The data disks of a set stay, unless all of it is replaced.
+// of publish. The data disks of a set stay, and its companions, unless all of it is
+// replaced.
 func (p *Provider) replace(d *dir, from, file string, spec providers.Spec, beside func() (undo func() error, err error)) (providers.Entry, error) {
 	name, old := spec.Name, *spec.Replaces
 	p.change.Lock()
@@ -149,7 +161,9 @@ func (p *Provider) replace(d *dir, from, file string, spec providers.Spec, besid
 	}
 	gone, err := p.removalOfFile(d, now)
 	if err == nil && spec.Whole {
-		err = p.addSet(d, now, &gone)
+		if err = p.addSet(d, now, &gone); err == nil {
+			err = p.addCompanions(d, now, &gone)
+		}
 	}
 	if err != nil {
 		return providers.Entry{}, fmt.Errorf("replace %q: %w", old.ID, err)
@@ -177,7 +191,8 @@ func (p *Provider) replace(d *dir, from, file string, spec providers.Spec, besid
 	if err := errors.Join(d.sync(), disks.remove()); err != nil {
 		return providers.Entry{}, explain(err)
 	}
-	_ = d.removeParts(gone.parts) // the new image is there: what cannot go is left, as after a crash
+	_ = d.removeCompanions(gone.companions) // as far as no others have taken their places
+	_ = d.removeParts(gone.parts)           // the new image is there: what cannot go is left, as after a crash
 	return p.entry(d, file)
 }
 

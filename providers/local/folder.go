@@ -151,6 +151,7 @@ type dir struct {
 	root   *os.Root
 	self   *os.File // the folder itself, for the calls that os.Root lacks
 	id     identity
+	beside map[string]bool // files that may be companions, where all names were read; nil where they were not
 }
 
 // open opens the folder, and fails with Unreachable when it is not there or

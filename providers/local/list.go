@@ -16,8 +16,8 @@ import (
 )
 
 // List lists the folder of a kind, in the order of the files' names. Each file
-// costs four calls to the kernel, and each part of an image and each data disk of a
-// machine one or two more. No file is
+// costs four calls to the kernel, and each part of an image, each data disk of a
+// machine and each companion one or two more. No file is
 // opened but captures, and sidecars and small ones that may be descriptors, once, and
 // again when they or their parts have changed. What cannot be read, by its nature or by its
 // permissions, has a Reason; a file whose state cannot be had at all makes the
@@ -33,14 +33,24 @@ func (p *Provider) List(ctx context.Context, kind providers.Kind) ([]providers.E
 	defer d.close()
 	if kind == providers.Disks {
 		waiting, err := p.listDisks(d)
+		var companions []providers.Entry
+		if err == nil {
+			companions, err = p.listCompanions(d)
+		}
 		if err != nil {
 			return nil, d.folder.unreachable("read", err)
 		}
-		return waiting, nil
+		return append(waiting, companions...), nil
 	}
 	names, err := d.names()
 	if err != nil {
 		return nil, err
+	}
+	d.beside = map[string]bool{}
+	for _, file := range names {
+		if _, _, ok := splitCompanion(file); ok {
+			d.beside[file] = true
+		}
 	}
 	entries := make([]providers.Entry, 0, len(names))
 	for _, file := range names {
@@ -89,6 +99,10 @@ func (p *Provider) entry(d *dir, file string) (providers.Entry, error) {
 	if err != nil {
 		return providers.Entry{}, err
 	}
+	companions, err := p.companions(d, file)
+	if err != nil {
+		return providers.Entry{}, err
+	}
 	all := set.parts(parts)
 	side := p.sidecar(d, file)
 	reason = cmp.Or(reason, set.reason)
@@ -96,7 +110,7 @@ func (p *Provider) entry(d *dir, file string) (providers.Entry, error) {
 		Kind: d.folder.kind, ID: file, Version: side.version(versionOf(st, all)), Name: decodeName(stem),
 		Created: st.born, Updated: newest(st, all), Status: "active", Reason: reason,
 		Format: format, Size: st.size, VirtualSize: -1, Metadata: side.Metadata, MetaReason: side.reason,
-		Disks: set.disks(st, parts),
+		Disks: set.disks(st, parts), Companions: companions,
 	}
 	if e.Kind == providers.Instances {
 		if of, taken, ok := p.splitCapture(file); ok {

@@ -79,9 +79,12 @@ type Provider struct {
 }
 
 var (
-	_ providers.Provider    = (*Provider)(nil)
-	_ providers.SetKeeper   = (*Provider)(nil)
-	_ providers.Deleter     = (*Provider)(nil)
+	_ providers.Provider  = (*Provider)(nil)
+	_ providers.SetKeeper = (*Provider)(nil)
+	_ providers.Deleter   = (*Provider)(nil)
+
+	_ providers.CompanionKeeper = (*Provider)(nil)
+
 	_ providers.Surveyor    = (*Provider)(nil)
 	_ providers.Renamer     = (*Provider)(nil)
 	_ providers.Timer       = (*Provider)(nil)

@@ -25,6 +25,9 @@ func (p *Provider) Open(ctx context.Context, e providers.Entry, n int) (provider
 	if e.Kind == providers.Disks {
 		return p.openWaiting(e, n)
 	}
+	if e.Kind == providers.Companions {
+		return p.openCompanion(e, n)
+	}
 	_, _, format, ok := p.split(e.ID)
 	if !ok || !plainName(e.ID) {
 		return providers.Source{}, disk.Errorf(disk.NotFound, "open %q: %w", e.ID, errNoEntry)

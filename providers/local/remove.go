@@ -44,7 +44,7 @@ func (p *Provider) Delete(ctx context.Context, e providers.Entry) error {
 	if err := d.sync(); err != nil {
 		return fmt.Errorf("delete image: %w", explain(err))
 	}
-	err = errors.Join(d.removeParts(r.parts), d.removeSet(r.set))
+	err = errors.Join(d.removeParts(r.parts), d.removeSet(r.set), d.removeCompanions(r.companions))
 	if r.sidecar != "" {
 		err = errors.Join(err, p.dropSidecar(d, e.ID))
 	}
@@ -78,6 +78,10 @@ func (p *Provider) Survey(ctx context.Context, e providers.Entry) (providers.Rem
 		out.Files = append(out.Files, m.file)
 		out.Size += m.state.size
 	}
+	for _, c := range r.companions {
+		out.Files = append(out.Files, c.ID)
+		out.Size += c.Size
+	}
 	return out, nil
 }
 
@@ -88,6 +92,8 @@ type removal struct {
 	set     []member
 	kept    []providers.Kept
 	sidecar string // empty: none goes
+
+	companions []providers.Companion
 }
 
 // removal finds out what goes with an image or a capture, and whether it may.
@@ -95,11 +101,14 @@ func (p *Provider) removal(d *dir, e providers.Entry) (r removal, err error) {
 	if r, err = p.removalOfFile(d, e); err == nil {
 		err = p.addSet(d, e, &r)
 	}
+	if err == nil {
+		err = p.addCompanions(d, e, &r)
+	}
 	return r, err
 }
 
-// removalOfFile is removal without the data disks of a set, which the next boot disk
-// may have.
+// removalOfFile is removal without the data disks of a set, and without companions, which
+// the next boot disk may have.
 func (p *Provider) removalOfFile(d *dir, e providers.Entry) (r removal, err error) {
 	_, _, format, _ := p.split(e.ID)
 	own, reason, err := d.look(e.ID)

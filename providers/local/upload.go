@@ -62,7 +62,7 @@ func (p *Provider) begin(ctx context.Context, spec providers.Spec) (*upload, err
 	if err != nil {
 		return nil, err
 	}
-	if !slices.Contains(accepted, spec.Format) {
+	if spec.Role == "" && !slices.Contains(accepted, spec.Format) {
 		return nil, disk.Errorf(disk.Invalid, "format %q is not %q, which is stored here", spec.Format, accepted[0])
 	}
 	if spec.Size < 0 {
@@ -99,6 +99,8 @@ func (p *Provider) begin(ctx context.Context, spec providers.Spec) (*upload, err
 // uploaded is the name of the file that an upload will have.
 func (p *Provider) uploaded(spec providers.Spec) (string, error) {
 	switch {
+	case spec.Role != "":
+		return fileName(spec.Name, "."+string(spec.Role))
 	case spec.Disk == 0:
 		return fileName(spec.Name, "."+p.extension(spec.Format))
 	case spec.Disk < 0 || spec.Disk >= providers.MaxDisks:
@@ -111,6 +113,13 @@ func (p *Provider) uploaded(spec providers.Spec) (string, error) {
 
 // refuse fails with Exists when the name, or the number, of an upload is taken.
 func (p *Provider) refuse(d *dir, spec providers.Spec) error {
+	if spec.Role != "" {
+		file, err := p.uploaded(spec)
+		if err != nil {
+			return err
+		}
+		return d.checkCompanion(spec, file)
+	}
 	if spec.Disk > 0 {
 		return p.refuseDisk(d, spec)
 	}
@@ -300,11 +309,21 @@ func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
 		return providers.Entry{}, explain(err)
 	}
 	beside := func() (func() error, error) {
-		return u.provider.newSidecar(t.dir, u.file, u.spec.Name, u.spec.Metadata)
+		back, err := u.placeCompanions()
+		if err != nil {
+			return nil, err
+		}
+		undo, err := u.provider.newSidecar(t.dir, u.file, u.spec.Name, u.spec.Metadata)
+		if err != nil {
+			return nil, errors.Join(err, back())
+		}
+		return func() error { return errors.Join(undo(), back()) }, nil
 	}
 	var e providers.Entry
 	var err error
-	if u.spec.Disk > 0 {
+	if u.spec.Role != "" {
+		e, err = u.commitCompanion()
+	} else if u.spec.Disk > 0 {
 		e, err = u.provider.publishDisk(t.dir, t.name, u.file, u.spec)
 	} else if u.spec.Replaces != nil {
 		e, err = u.provider.replace(t.dir, t.name, u.file, u.spec, beside)
@@ -315,6 +334,7 @@ func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
 		return providers.Entry{}, t.gone(err)
 	}
 	u.done = true
+	u.endCompanions()
 	t.close()
 	return e, nil
 }

@@ -26,8 +26,9 @@ import (
 
 // The types of the services that are asked.
 const (
-	imageService   = "image"
-	computeService = "compute"
+	imageService    = "image"
+	computeService  = "compute"
+	identityService = "identity"
 )
 
 // A client asks the services of one cloud, in one project and region. It logs in when
@@ -180,6 +181,7 @@ func (s *session) read(result gophercloud.AuthResult) error {
 
 // locate finds the services. A cloud without nova has images alone.
 func (s *session) locate(cloud *gophercloud.ProviderClient, cred *credentials) error {
+	s.endpoints[identityService] = strings.TrimSuffix(cloud.IdentityBase, "/") + "/v3" // where the login was
 	_, err := openstack.NewBlockStorageV3(cloud, cred.endpoints)
 	s.volumes = err == nil
 	for _, service := range []string{imageService, computeService} {

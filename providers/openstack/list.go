@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"chromogenic/disk"
@@ -24,6 +25,8 @@ func (p *Provider) List(ctx context.Context, kind providers.Kind) ([]providers.E
 		entries, err = p.listImages(ctx)
 	case providers.Instances:
 		entries, err = p.listInstances(ctx)
+	case providers.Disks:
+		entries, err = p.listWaiting(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", kind, err)
@@ -36,11 +39,19 @@ func (p *Provider) listImages(ctx context.Context) ([]providers.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	records = slices.DeleteFunc(records, func(r record) bool { return r.Status == "deleted" || r.Status == "pending_delete" })
+	all, names := byID(records), map[string]bool{}
+	for _, r := range records {
+		names[r.Name] = names[r.Name] || r.props[propState] == "" && !r.isCompanion()
+	}
 	var entries []providers.Entry
 	for _, r := range records {
-		if r.props[propState] == "" && r.Status != "deleted" && r.Status != "pending_delete" {
-			entries = append(entries, r.entry(p))
+		if r.props[propState] != "" || r.isCompanion() && names[r.Name] {
+			continue // a kernel does not take the name from its image
 		}
+		e := r.entry(p)
+		r.beside(&e, all)
+		entries = append(entries, e)
 	}
 	return entries, nil
 }
@@ -113,7 +124,7 @@ func (p *Provider) record(ctx context.Context, id string) (*record, error) {
 }
 
 // named are the images of a name that were made in this project and are whole, or
-// about to be.
+// about to be. Kernels and ramdisks may have the name of theirs.
 func (p *Provider) named(ctx context.Context, name string) ([]record, error) {
 	filter := name
 	if strings.ContainsAny(name, ":,\"\\") { // Glance takes a part before a colon for an operator, and commas for a list
@@ -130,7 +141,7 @@ func (p *Provider) named(ctx context.Context, name string) ([]record, error) {
 	var found []record
 	for _, r := range all {
 		mine := r.Owner == s.project || s.project == "" || r.Owner == ""
-		if r.Name != name || !mine || r.props[propState] == stateUpload || r.props[propState] == stateSnapshot {
+		if r.Name != name || !mine || r.isCompanion() || r.props[propState] == stateUpload || r.props[propState] == stateSnapshot {
 			continue
 		}
 		if r.props[propState] == "" { // as a list may also show one that is just being removed

@@ -16,7 +16,8 @@ import (
 // KeepsProp is true: a property of Glance may have any key.
 func (p *Provider) KeepsProp(string) bool { return true }
 
-// SetMeta sets all metadata of an image, in one request. What it says of visibility is
+// SetMeta sets all metadata of an image, in one request; kernel and ramdisk stay, unless
+// it names others. What it says of visibility is
 // obeyed, as far as the role may; an upload never makes an image more visible.
 func (p *Provider) SetMeta(ctx context.Context, e providers.Entry, m providers.Metadata) (providers.Entry, error) {
 	r, err := p.same(ctx, e)
@@ -24,7 +25,9 @@ func (p *Provider) SetMeta(ctx context.Context, e providers.Entry, m providers.M
 		if m.MetaTime.IsZero() && !m.Empty() {
 			m.MetaTime = time.Now()
 		}
-		r, err = p.patch(ctx, r.ID, metaChanges(r, m))
+		if err = p.keepCompanions(ctx, r, &m); err == nil {
+			r, err = p.patch(ctx, r.ID, metaChanges(r, m))
+		}
 	}
 	if err != nil {
 		return providers.Entry{}, fmt.Errorf("set metadata of %q: %w", e.Name, err)
@@ -91,6 +94,13 @@ func sameTags(a, b []string) bool {
 
 // SetMtime keeps the time as a property.
 func (p *Provider) SetMtime(ctx context.Context, e providers.Entry, mtime time.Time) (providers.Entry, error) {
+	if e.Kind == providers.Companions {
+		now, err := p.setCompanionMtime(ctx, e, mtime)
+		if err != nil {
+			err = fmt.Errorf("set time of the %s of %q: %w", e.Role, e.Name, err)
+		}
+		return now, err
+	}
 	r, err := p.same(ctx, e)
 	if err == nil && !r.entry(p).Updated.Equal(mtime) {
 		r, err = p.patch(ctx, r.ID, []change{put(r, propMtime, mtime.UTC().Format(time.RFC3339Nano))})

@@ -108,6 +108,7 @@ func (p *Provider) owns(id string) bool {
 var (
 	_ providers.Provider    = (*Provider)(nil)
 	_ providers.Uploader    = (*Provider)(nil)
+	_ providers.Surveyor    = (*Provider)(nil)
 	_ providers.Deleter     = (*Provider)(nil)
 	_ providers.Renamer     = (*Provider)(nil)
 	_ providers.MetaSetter  = (*Provider)(nil)
@@ -124,4 +125,7 @@ var (
 	_ providers.Authenticator = (*Provider)(nil)
 	_ providers.Auditor       = (*Provider)(nil)
 	_ providers.Permitter     = (*Provider)(nil)
+
+	_ providers.CompanionKeeper = (*Provider)(nil)
+	_ providers.Sharer          = (*Provider)(nil)
 )

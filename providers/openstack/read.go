@@ -29,6 +29,8 @@ func (p *Provider) open(ctx context.Context, e providers.Entry, n int) (provider
 		return providers.Source{}, disk.Errorf(disk.NotFound, "it has no disk %d", n)
 	case e.Live():
 		return p.openInstance(ctx, e)
+	case e.Kind == providers.Companions:
+		return p.openCompanion(ctx, e)
 	case e.Kind != providers.Images && e.Kind != providers.Instances:
 		return providers.Source{}, disk.Errorf(disk.NotFound, "there is no such kind")
 	}
@@ -55,7 +57,12 @@ func (p *Provider) source(ctx context.Context, r *record) (providers.Source, err
 		}
 		return providers.Source{}, disk.Errorf(kind, "%s", why)
 	}
-	src := providers.Source{Format: r.format()}
+	return p.bytes(ctx, r, r.format())
+}
+
+// bytes are those of an image that can be read, in a format.
+func (p *Provider) bytes(ctx context.Context, r *record, format string) (providers.Source, error) {
+	src := providers.Source{Format: format}
 	if p.o.Spool {
 		var err error
 		if src.InOrder, err = p.inOrder(ctx, r); err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -100,6 +101,7 @@ const (
 	propTaken       = "chromogenic_capture_time"
 	propName        = "chromogenic_capture_name"
 	propConsistency = "chromogenic_consistency"
+	propFor         = "chromogenic_for" // the name of the image that a companion waits for
 )
 
 // The states.
@@ -108,6 +110,7 @@ const (
 	stateCommit   = "commit" // all is there but the proof that nobody else has the name
 	stateSnapshot = "snapshot"
 	stateCapture  = "capture"
+	stateWaiting  = "waiting" // a companion whose image is not there yet
 )
 
 // time is a time as Glance writes it, or as we do in a property.
@@ -139,7 +142,7 @@ func (r *record) entry(p *Provider) providers.Entry {
 		e.VirtualSize = *r.VirtualSize
 	}
 	e.Format = r.format()
-	if e.Format == "raw" && e.Size >= 0 {
+	if (e.Format == "raw" || e.Format == "iso") && e.Size >= 0 {
 		e.VirtualSize = e.Size
 	}
 	e.Dense = r.DiskFormat == "raw" && e.Format == "raw" && e.Size > 0
@@ -153,7 +156,7 @@ func (r *record) format() string {
 	switch {
 	case r.ContainerFormat == "ova":
 		return "ova"
-	case r.DiskFormat == "ami" || r.DiskFormat == "iso":
+	case r.DiskFormat == "ami":
 		return "raw"
 	}
 	return r.DiskFormat
@@ -217,8 +220,8 @@ func texts(m *disk.Meta) map[string]*string {
 func (r *record) metadata() providers.Metadata {
 	m := providers.Metadata{MetaTime: parseTime(r.props[propMetaTime])}
 	m.Meta.MinDisk, m.Meta.MinRAM = r.MinDisk, r.MinRAM
-	if len(r.Tags) > 0 {
-		m.Meta.Tags = r.Tags
+	if len(r.Tags) > 0 { // which Glance gives in an order that is another each time it is started
+		m.Meta.Tags = slices.Sorted(slices.Values(r.Tags))
 	}
 	if r.Visibility != "private" && r.Visibility != "shared" {
 		m.Meta.Visibility = r.Visibility
@@ -227,6 +230,7 @@ func (r *record) metadata() providers.Metadata {
 	for key, value := range r.props {
 		field := fields[key]
 		switch {
+		case companionRole(key) != "": // no text, but a file beside it: see beside
 		case key == "hw_firmware_type" && value != "bios" && value != "uefi":
 			m.Props = with(m.Props, key, value)
 		case field != nil:

@@ -49,7 +49,8 @@ func (p *Provider) working(r *record) bool {
 }
 
 // Leftovers are the uploads and snapshots of this project that nobody works on any
-// longer, by the job and the image's id.
+// longer, by the job and the image's id. The kernel and the ramdisk of an image that is
+// there are finished instead.
 func (p *Provider) Leftovers(ctx context.Context) ([]string, error) {
 	var ids []string
 	s, err := p.client.session(ctx, "")
@@ -61,8 +62,15 @@ func (p *Provider) Leftovers(ctx context.Context) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("look for leftovers: %w", err)
 		}
+		found = slices.DeleteFunc(found, func(r record) bool {
+			return r.props[propState] != state || r.Owner != s.project || p.working(&r)
+		})
+		adopted, err := p.adopt(ctx, found)
+		if err != nil {
+			return nil, fmt.Errorf("look for leftovers: %w", err)
+		}
 		for _, r := range found {
-			if r.props[propState] == state && r.Owner == s.project && !p.working(&r) {
+			if !adopted[r.ID] {
 				ids = append(ids, r.props[propJob]+"/"+r.ID)
 			}
 		}
@@ -79,7 +87,7 @@ func (p *Provider) Release(ctx context.Context, id string) error {
 		p.own(image, false)
 		return nil
 	}
-	if err == nil && (r.props[propState] == "" || r.props[propState] == stateCapture) {
+	if err == nil && (r.props[propState] == "" || r.props[propState] == stateCapture || r.props[propState] == stateWaiting) {
 		err = disk.Errorf(disk.NotFound, "it is no snapshot")
 	}
 	if err == nil {
@@ -146,7 +154,8 @@ func pointer(key string) string {
 	return "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(key)
 }
 
-// Delete removes an image for good. One that was changed since it was listed stays.
+// Delete removes an image for good, with a kernel and a ramdisk that no other image boots
+// with. One that was changed since it was listed stays.
 func (p *Provider) Delete(ctx context.Context, e providers.Entry) error {
 	err := p.delete(ctx, e)
 	if err != nil {
@@ -166,7 +175,14 @@ func (p *Provider) delete(ctx context.Context, e providers.Entry) error {
 	if r.Protected {
 		return disk.Hint(disk.Errorf(disk.Busy, "it is protected"), "openstack image set --unprotect %s", r.ID)
 	}
-	return p.remove(ctx, r.ID)
+	goes, _, err := p.orphans(ctx, r)
+	if err != nil {
+		return err
+	}
+	if err := p.remove(ctx, r.ID); err != nil {
+		return err
+	}
+	return p.dropOrphans(ctx, goes)
 }
 
 // same is the record of an image whose bytes are those that were listed.

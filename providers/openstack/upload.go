@@ -20,10 +20,15 @@ import (
 const defaultStore = "qcow2"
 
 // Accepts gives the one format: that of the spec's store, else of the provider's, or the
-// one that is handed over. A cloud does not boot an ova, so none is sent unless it is
+// one that is handed over; where neither says one, raw for what boots with a kernel of
+// its own, as AMIs are. A cloud does not boot an ova, so none is sent unless it is
 // asked for by that name.
 func (p *Provider) Accepts(spec providers.Spec) ([]string, error) {
-	format := cmp.Or(spec.Store, p.o.Store, defaultStore)
+	usual := defaultStore
+	if len(spec.Companions) > 0 {
+		usual = "raw"
+	}
+	format := cmp.Or(spec.Store, p.o.Store, usual)
 	if format == "source" {
 		if format = spec.Format; format == "ova" || format == "ovf" {
 			format = defaultStore
@@ -39,7 +44,7 @@ func (p *Provider) Accepts(spec providers.Spec) ([]string, error) {
 func glanceFormats() map[string][2]string {
 	return map[string][2]string{
 		"raw": {"raw", "bare"}, "qcow2": {"qcow2", "bare"}, "vmdk": {"vmdk", "bare"}, "vhd": {"vhd", "bare"},
-		"vhdx": {"vhdx", "bare"}, "vdi": {"vdi", "bare"}, "ova": {"vmdk", "ova"},
+		"vhdx": {"vhdx", "bare"}, "vdi": {"vdi", "bare"}, "ova": {"vmdk", "ova"}, "iso": {"iso", "bare"},
 	}
 }
 
@@ -54,6 +59,9 @@ func (p *Provider) Begin(ctx context.Context, spec providers.Spec) (providers.Up
 }
 
 func (p *Provider) begin(ctx context.Context, spec providers.Spec) (*upload, error) {
+	if spec.Role != "" {
+		return p.beginCompanion(ctx, spec)
+	}
 	if err := p.check(ctx, spec); err != nil {
 		return nil, err
 	}
@@ -120,6 +128,9 @@ type upload struct {
 	token string // the id at the beginning
 	sent  string // the SHA-512 of what Send was given
 	done  bool   // committed, aborted or suspended
+
+	late   bool // of a companion: there is no record yet
+	reused bool // of a companion: the record is another's, and stays
 }
 
 // Token is the image's id.
@@ -140,6 +151,12 @@ func (u *upload) end() {
 // whose answer was lost.
 func (u *upload) create(ctx context.Context) error {
 	format := glanceFormats()[u.spec.Format]
+	if format == [2]string{"raw", "bare"} && len(u.spec.Companions) > 0 {
+		format = [2]string{"ami", "ami"}
+	}
+	if u.spec.Role != "" {
+		format = [2]string{companionFormat(u.spec.Role), companionFormat(u.spec.Role)}
+	}
 	body := map[string]any{
 		"id": u.id, "name": "chromogenic upload " + u.spec.Job, "visibility": "private",
 		"disk_format": format[0], "container_format": format[1],
@@ -149,13 +166,17 @@ func (u *upload) create(ctx context.Context) error {
 	if tags := tagged(u.spec.Meta.Tags); tags != nil {
 		body["tags"] = tags
 	}
-	for key, value := range u.properties(ctx) {
+	props, err := u.properties(ctx)
+	if err != nil {
+		return err
+	}
+	for key, value := range props {
 		body[key] = value
 	}
 	if !u.spec.Mtime.IsZero() {
 		body[propMtime] = u.spec.Mtime.UTC().Format(time.RFC3339Nano)
 	}
-	_, err := u.p.client.call(ctx, request{
+	_, err = u.p.client.call(ctx, request{
 		service: imageService, method: http.MethodPost, path: "/images", json: body,
 		ok: []int{http.StatusCreated, http.StatusConflict},
 	}, nil)
@@ -163,16 +184,20 @@ func (u *upload) create(ctx context.Context) error {
 }
 
 // properties are those that the image gets: its own, and those of the configuration
-// where it has none. A kernel and a ramdisk are named by their ids, which mean nothing
-// in another cloud.
-func (u *upload) properties(ctx context.Context) map[string]string {
+// where it has none. A kernel and a ramdisk that do not come along are named by their
+// ids, which mean nothing in another cloud.
+func (u *upload) properties(ctx context.Context) (map[string]string, error) {
 	props := properties(u.spec.Metadata)
+	if u.spec.Role != "" {
+		return props, nil
+	}
 	for key, value := range u.p.o.Properties {
 		if _, ok := props[key]; !ok {
 			props[key] = value
 		}
 	}
-	for _, key := range []string{"kernel_id", "ramdisk_id"} {
+	for _, role := range providers.Roles() {
+		key := companionProp(role)
 		if id := props[key]; id != "" {
 			if _, err := u.p.record(ctx, id); err != nil {
 				delete(props, key)
@@ -180,7 +205,11 @@ func (u *upload) properties(ctx context.Context) map[string]string {
 			}
 		}
 	}
-	return props
+	all, err := u.companions()
+	for _, c := range all {
+		props[companionProp(c.role)] = c.id
+	}
+	return props, err
 }
 
 // Resume finds the record of an upload that another process has begun.
@@ -193,7 +222,7 @@ func (p *Provider) Resume(ctx context.Context, spec providers.Spec, token []byte
 	case p.working(r):
 		err = disk.Errorf(disk.Busy, "somebody else works on it")
 	case spec.Name == "":
-	case r.props[propJob] != spec.Job || r.DiskFormat != glanceFormats()[spec.Format][0]:
+	case r.props[propJob] != spec.Job || !resumes(r, spec):
 		err = disk.Errorf(disk.Invalid, "image %s is of another job", r.ID)
 	case r.Status == "active" && *r.Size != spec.Size:
 		err = disk.Errorf(disk.Invalid, "it has %d bytes, not %d", *r.Size, spec.Size)
@@ -206,6 +235,14 @@ func (p *Provider) Resume(ctx context.Context, spec providers.Spec, token []byte
 	}
 	p.own(r.ID, true)
 	return &upload{p: p, spec: spec, id: r.ID, token: r.ID}, nil
+}
+
+// resumes tells whether a record is of the format of an upload.
+func resumes(r *record, spec providers.Spec) bool {
+	if spec.Role != "" {
+		return r.DiskFormat == companionFormat(spec.Role)
+	}
+	return r.DiskFormat == glanceFormats()[spec.Format][0] || r.DiskFormat == "ami" && spec.Format == "raw"
 }
 
 // Verify compares what the image service says of the bytes with what was sent. Where
@@ -251,7 +288,14 @@ func (u *upload) Commit(ctx context.Context) (providers.Entry, error) {
 }
 
 func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
+	if u.spec.Role != "" {
+		return u.commitCompanion(ctx)
+	}
 	r, err := u.p.record(ctx, u.id)
+	if err != nil {
+		return providers.Entry{}, err
+	}
+	beside, err := u.companions()
 	if err != nil {
 		return providers.Entry{}, err
 	}
@@ -262,7 +306,21 @@ func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
 	if err := u.p.refuseTaken(ctx, u.spec.Name, own...); err != nil {
 		return providers.Entry{}, err
 	}
-	if _, err := u.p.patch(ctx, u.id, []change{put(r, propState, stateCommit), put(r, "name", u.spec.Name)}); err != nil {
+	if err := u.readyCompanions(ctx, beside); err != nil {
+		return providers.Entry{}, err
+	}
+	named := []change{put(r, propState, stateCommit), put(r, "name", u.spec.Name)}
+	for _, c := range beside { // others than at the beginning, if this job was resumed
+		named = append(named, put(r, companionProp(c.role), c.id))
+	}
+	inherited, err := u.inherited(ctx)
+	if err != nil {
+		return providers.Entry{}, err
+	}
+	for _, c := range inherited {
+		named = append(named, put(r, companionProp(c.role), c.id))
+	}
+	if _, err := u.p.patch(ctx, u.id, named); err != nil {
 		return providers.Entry{}, err
 	}
 	if err := u.win(ctx, own); err != nil {
@@ -272,6 +330,9 @@ func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
 	if r, err = u.p.patch(ctx, u.id, changes); err != nil {
 		return providers.Entry{}, err
 	}
+	if r, err = u.finishCompanions(ctx, r, beside); err != nil {
+		return providers.Entry{}, err
+	}
 	if old := u.spec.Replaces; old != nil {
 		if err := u.p.delete(ctx, *old); err != nil && disk.KindOf(err) != disk.NotFound {
 			return providers.Entry{}, fmt.Errorf("remove the image that it replaces: %w", err)
@@ -279,6 +340,9 @@ func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
 	}
 	if r, err = u.complete(ctx, r); err != nil {
 		return providers.Entry{}, err
+	}
+	for _, c := range beside {
+		c.upload.end()
 	}
 	return r.entry(u.p), nil
 }
@@ -293,15 +357,18 @@ const rivalTime = 30 * time.Second
 // these withdraw; who sees one that has the name withdraws too. So one at most stays:
 // of two, the later to say so sees the other.
 func (u *upload) win(ctx context.Context, own []string) error {
+	seen := map[string]bool{} // that have the name: Glance shows one that is being deleted so, for a moment
 	for began := time.Now(); ; {
 		found, err := u.p.named(ctx, u.spec.Name)
 		if err != nil {
 			return err
 		}
-		rivals := false
+		rivals, fresh := false, false
 		for _, r := range found {
 			switch {
 			case slices.Contains(own, r.ID):
+			case r.props[propState] == "" && !seen[r.ID]:
+				seen[r.ID], rivals, fresh = true, true, true
 			case r.props[propState] == "":
 				return disk.Errorf(disk.Exists, "image %s has taken that name meanwhile", r.ID)
 			case r.ID < u.id:
@@ -310,7 +377,7 @@ func (u *upload) win(ctx context.Context, own []string) error {
 				rivals = true
 			}
 		}
-		if !rivals || time.Since(began) > rivalTime {
+		if !rivals || !fresh && time.Since(began) > rivalTime {
 			return nil
 		}
 		select {
@@ -325,7 +392,10 @@ func (u *upload) win(ctx context.Context, own []string) error {
 // put its own in the place of properties while an image is saved.
 func (u *upload) complete(ctx context.Context, r *record) (*record, error) {
 	var changes []change
-	props := u.properties(ctx)
+	props, err := u.properties(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, key := range slices.Sorted(maps.Keys(props)) {
 		if have, ok := r.props[key]; !ok || have != props[key] {
 			changes = append(changes, put(r, key, props[key]))
@@ -344,6 +414,10 @@ func (u *upload) Abort(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
+	if u.reused { // it is of others
+		u.end()
+		return nil
+	}
 	if err := u.p.remove(ctx, u.id); err != nil {
 		return fmt.Errorf("abort upload of %.80q: %w", strings.TrimSpace(u.spec.Name), err)
 	}

@@ -75,6 +75,8 @@ func Suite(t *testing.T, fixture func(t *testing.T) Fixture) {
 		{"UploadDisks", uploadDisks},
 		{"UploadDisksUndone", uploadDisksUndone},
 		{"ChangeDisks", changeDisks},
+		{"UploadTogether", uploadTogether},
+		{"UploadCompanions", uploadCompanions},
 		{"Snapshot", snapshot},
 		{"SnapshotSet", snapshotSet},
 		{"Keep", keepCaptures},

@@ -168,7 +168,9 @@ func (a *api) remove(t testing.TB, id string) {
 func (a *api) clear(t testing.TB) {
 	t.Helper()
 	var page struct{ Servers []struct{ ID string } }
-	a.call(t, http.MethodGet, a.nova+"/servers", nil, &page)
+	if os.Getenv("OPENSTACK_NOVA") != "off" {
+		a.call(t, http.MethodGet, a.nova+"/servers", nil, &page)
+	}
 	for _, s := range page.Servers {
 		a.call(t, http.MethodDelete, a.nova+"/servers/"+s.ID, nil, nil)
 	}
