@@ -3,7 +3,6 @@ package openstack
 import (
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -31,7 +30,7 @@ func otherwise(t testing.TB, service string, vars ...string) {
 // TestQuota: Glance's quota of what a user stores, which it tells nobody before it
 // strikes: nothing is left then.
 func TestQuota(t *testing.T) {
-	r := newRig(t, "a", func(o *openstack.Options) { o.Store = "raw" })
+	r := newRig(t, "a", func(o *openstack.Options) { o.Store, o.Stall = "raw", time.Minute })
 	otherwise(t, "glance", "OPENSTACK_QUOTA=64MB")
 	img := disktest.Pattern(40<<20, nil)
 	left := func(images int) {
@@ -57,31 +56,27 @@ func TestQuota(t *testing.T) {
 	t.Logf("one of 80 MiB: %d bytes were sent: %v", r.proxy.Received.Load(), err)
 	left(0)
 
-	// At the end, where two are too large together: Glance counts an image when it is whole.
-	var wait sync.WaitGroup
-	var errs [2]error
-	var arrived atomic.Int64
-	r.proxy.Inject(&Fault{Method: "PUT", Path: "/file", After: 20 << 20, Do: func() { // neither goes on before the other is on its way
-		arrived.Add(1)
-		for end := time.Now().Add(20 * time.Second); arrived.Load() < 2 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	// At the end, where another one was faster: Glance counts an image when it is whole.
+	begun, proceed := make(chan struct{}), make(chan struct{})
+	var sent atomic.Int64
+	r.proxy.Inject(&Fault{Method: "PUT", Path: "/file", After: 20 << 20, Do: func() {
+		if sent.Add(1) == 1 {
+			close(begun)
+			<-proceed
 		}
 	}})
-	for i, name := range []string{"one", "two"} {
-		wait.Go(func() { _, errs[i] = upload(t, r, name, img) })
+	first := make(chan error, 1)
+	go func() { _, err := upload(t, r, "one", img); first <- err }()
+	<-begun
+	_, err = upload(t, r, "two", img)
+	close(proceed)
+	if err != nil {
+		t.Error(err)
 	}
-	wait.Wait()
-	t.Logf("two of 40 MiB: %v, %v", errs[0], errs[1])
-	failed := 0
-	for _, err := range errs {
-		if err != nil {
-			failed++
-			refused(err)
-		}
-	}
-	if failed == 0 {
-		t.Error("both were taken")
-	}
-	left(2 - failed)
+	err = <-first
+	t.Logf("the second of 40 MiB: %v", err)
+	refused(err)
+	left(1)
 
 	// By the mount.
 	in := install(t, cloud.clouds, "  a: {type: openstack, cloud: a, store: raw}\n")
@@ -91,7 +86,7 @@ func TestQuota(t *testing.T) {
 	if out, err := tryCommand("cp", filepath.Join(source, "big.raw"), filepath.Join(dir, "a", "images")); err == nil || !strings.Contains(out, "Disk quota exceeded") {
 		t.Errorf("cp: %v: %s", err, out)
 	}
-	left(2 - failed)
+	left(1)
 
 	// By way of the staging area Glance finds out when it imports, and does not say why.
 	r = newRig(t, "a", func(o *openstack.Options) { o.Store, o.Import = "raw", true })
