@@ -225,6 +225,29 @@ func (s *Spool) Source() (*View, bool) {
 	return nil, false
 }
 
+// Likely gives the one view that all which was written equals, from its beginning on,
+// before it is known whether the rest will too. It is false where there is an image of
+// the name already. The caller closes the view.
+func (s *Spool) Likely() (*View, bool) {
+	if !s.mu.TryRLock() {
+		return nil, false
+	}
+	defer s.mu.RUnlock()
+	if s.plain || s.closed || s.expect != nil || len(s.cands) != 1 {
+		return nil, false
+	}
+	c := s.cands[0]
+	in, end := s.same.at(0, s.size.Load())
+	if !in || end < s.size.Load() || c.Ref.Entry.Live() || !c.Settled() {
+		return nil, false
+	}
+	s.p.retain(c)
+	return &View{core: c, brief: true}, true
+}
+
+// Same tells whether two views show the same bytes of one opened image.
+func (v *View) Same(w *View) bool { return v.core == w.core }
+
 // gapsZero tells whether what the writer left out is zero in c too.
 func (s *Spool) gapsZero(c *core) bool {
 	for off := int64(0); off < s.size.Load(); {
