@@ -51,6 +51,7 @@ deps: ## install the Debian packages that the tests need (as root), or name them
 # Races are looked for where things go on at once: below the formats, which are pure
 # functions, and through the mount where many work. make test-full looks everywhere.
 SHARED = ./disk/... ./fs ./pipeline/... ./providers/...
+PURE = $(filter-out $(shell $(GO) list $(SHARED)),$(UNIT))
 RACY = ^Test(Load|Soak|Race|RaceOfMounts|TwoWriters|ParallelCopies|ServerKilled|ServerEndsDuringCopy|Captures|CasualReaders|TenImages|CopyWholeFolder|RandomReads|RmAtOnce|RmWhileRead|SetKilled|SetInUse|Bandwidth|HungSource|Interrupted|TakenNameReplaced|Replugged)$$
 
 # As root nothing may be skipped, and CI says so to the tests. Others may have no
@@ -59,14 +60,14 @@ test: deps check ## all tests, with real tools, mounts and the race detector (un
 	[ "$$(id -u)" != 0 ] || export CI="$${CI:-true}"; \
 	{ failed=0; \
 	$(GO) test -race -count=1 -timeout 20m -v $(SHARED) || failed=1; \
-	$(GO) test -count=1 -timeout 20m -v . ./formats/... || failed=1; \
+	$(GO) test -count=1 -timeout 20m -v $(PURE) || failed=1; \
 	$(GO) test -count=1 -timeout 40m -parallel 4 -v ./test/... || failed=1; \
 	$(GO) test -race -count=1 -timeout 40m -parallel 4 -v -run '$(RACY)' ./test/e2e || failed=1; \
 	exit $$failed; } 2>&1 | scripts/count.sh
 
 test-full: test ## the tests, those of the mount three times more with more kills and load, a soak of SOAK (30m), then long fuzzing (four hours)
 	CHROMOGENIC_FULL=1 $(GO) test -race -count=3 -timeout 9h $(SHARED) ./test/e2e
-	$(GO) test -race -count=1 -timeout 1h . ./formats/...
+	$(GO) test -race -count=1 -timeout 1h $(PURE)
 	CHROMOGENIC_FULL=1 $(GO) test -count=1 -timeout 2h -parallel 6 -v ./test/openstack
 	CHROMOGENIC_SOAK=$(SOAK) $(GO) test -count=1 -timeout 3h -run '^TestSoak$$' -v ./test/e2e
 	$(MAKE) fuzz

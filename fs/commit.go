@@ -204,14 +204,21 @@ func (g *staged) run(ctx context.Context, to goal) error {
 func (g *staged) copy(ctx context.Context, spec pipeline.CopySpec, to goal) (*jobs.Record, error) {
 	spec.Scratch = g.spool.Scratch()
 	origin := "what was written to " + to.path
+	h := g.takeHead()
 	if v, ok := g.spool.Source(); ok {
 		defer v.Close()
+		if h.makes(v, spec) {
+			return h.finish(ctx, spec.Mtime)
+		}
+		h.callOff()
 		if v.Ref.Format == to.format.Name {
 			spec.From = v
 		}
 		if g.spool.Expected(v) {
 			spec.Origin = origin // only its bytes are those of the image that is there
 		}
+	} else {
+		h.callOff()
 	}
 	if spec.From == nil {
 		spec.Image, spec.Format, spec.Origin = g.spool.Image(), to.format.Name, origin
@@ -230,7 +237,12 @@ func (g *staged) release() {
 		g.end()
 	}
 	gone := g.opens == 0 && g.state == dropped
+	var h *headStart
+	if g.opens == 0 {
+		h, g.head = g.head, nil
+	}
 	g.mu.Unlock()
+	h.abandon()
 	if gone {
 		g.folder.remove(g)
 	}

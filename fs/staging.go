@@ -214,6 +214,7 @@ type staged struct {
 	unflushed bool      // bytes have changed since the last close
 	blank     bool      // qemu has closed it as a disk of zeros
 	size      int64
+	head      *headStart       // the copy that was begun meanwhile, nil for none
 	mtime     time.Time        // as the writer has set it
 	timed     bool             // mtime is set
 	writers   map[process]bool // who has written

@@ -198,6 +198,7 @@ func (w *writer) Write(ctx context.Context, data []byte, off int64) (uint32, sys
 	if err != nil {
 		return 0, w.g.fail("write", err)
 	}
+	w.g.startHead(off, n)
 	return uint32(n), 0
 }
 

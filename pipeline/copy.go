@@ -33,6 +33,10 @@ type CopySpec struct {
 	Scratch    int64            // bytes of scratch space that the source has taken
 	Replaces   *providers.Entry // an image that the same writer made a moment ago, unfinished: it goes when the new one, verified, takes its name
 
+	// Wait is asked when everything is verified and nothing has appeared yet: an error of
+	// it undoes the copy, which cannot be resumed before that. Nil lets it go on.
+	Wait func(context.Context) error
+
 	Until    string         // the last stage to take, a name of Stages; the job waits then, to be taken up with Resume. Empty is all
 	record   *jobs.Record   // of an earlier run that is taken up
 	Progress func(Progress) // may be nil; called often, from any goroutine

@@ -177,7 +177,25 @@ func (j *job) send(ctx context.Context) error {
 	if err := j.stage(stageVerify, func() error { return j.verify(ctx) }); err != nil {
 		return err
 	}
-	return j.stage(stageRegister, func() error { return j.register(ctx) })
+	return j.stage(stageRegister, func() error {
+		if err := j.wait(ctx); err != nil {
+			return err
+		}
+		return j.register(ctx)
+	})
+}
+
+// wait asks whether the copy is wanted after all. From then on it can be resumed.
+func (j *job) wait(ctx context.Context) error {
+	if j.spec.Wait == nil {
+		return nil
+	}
+	if err := j.spec.Wait(ctx); err != nil {
+		return err
+	}
+	j.spec.Wait = nil
+	j.keepRequest()
+	return j.live.Update(func(*jobs.Record) {})
 }
 
 // transfer sends the payloads; of uploads that an earlier run has begun, what is

@@ -48,9 +48,14 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 	if len(keep) == 0 {
 		return false
 	}
-	s.same.add(off, off+int64(len(p)))
-	s.grow(off + int64(len(p)))
+	s.equal(off, int64(len(p)))
 	return true
+}
+
+// equal notes n bytes at off as equal to those of the candidates.
+func (s *Spool) equal(off, n int64) {
+	s.same.add(off, off+n)
+	s.grow(off + n)
 }
 
 // WriteKnown is WriteAt of bytes that equal what was read ahead of their source, which
@@ -64,14 +69,26 @@ func (s *Spool) WriteKnown(p []byte, off int64) bool {
 	if s.closed || s.strict || s.plain || len(s.cands) != 1 || len(p) == 0 {
 		return false
 	}
-	w := &s.peeked
-	in := off - w.off
-	if w.core != s.cands[0] || in < 0 || in+int64(len(p)) > int64(len(w.data)) || !bytes.Equal(w.data[in:in+int64(len(p))], p) {
+	if have := s.peeked.get(s.cands[0], off, len(p)); have == nil || !bytes.Equal(have, p) {
 		return false
 	}
-	s.same.add(off, off+int64(len(p)))
-	s.grow(off + int64(len(p)))
+	s.equal(off, int64(len(p)))
 	return true
+}
+
+// A peeked is what was read of a candidate to compare with.
+type peeked struct {
+	core *core
+	off  int64
+	data []byte
+}
+
+// get gives n bytes of c at off, nil where they were not read.
+func (w *peeked) get(c *core, off int64, n int) []byte {
+	if in := off - w.off; w.core == c && in >= 0 && in+int64(n) <= int64(len(w.data)) {
+		return w.data[in : in+int64(n)]
+	}
+	return nil
 }
 
 // peekAhead is how much of the only candidate is read at once for writes that are
@@ -83,8 +100,8 @@ const peekAhead = 512 << 10
 // one, which is what is being copied, it waits, and reads on for the next call.
 func (s *Spool) peek(c *core, off int64, n int, among bool) ([]byte, error) {
 	w := &s.peeked
-	if in := off - w.off; w.core == c && in >= 0 && in+int64(n) <= int64(len(w.data)) {
-		return w.data[in : in+int64(n)], nil
+	if have := w.get(c, off, n); have != nil {
+		return have, nil
 	}
 	size := n
 	if !among {
@@ -188,8 +205,7 @@ func (s *Spool) note(v *View, from, to, n int64) bool {
 	if !s.narrow(c) {
 		return false
 	}
-	s.same.add(to, to+n)
-	s.grow(to + n)
+	s.equal(to, n)
 	return true
 }
 
@@ -224,6 +240,29 @@ func (s *Spool) Source() (*View, bool) {
 	}
 	return nil, false
 }
+
+// Likely gives the one view that all which was written equals, from its beginning on,
+// before it is known whether the rest will too. It is false where there is an image of
+// the name already. The caller closes the view.
+func (s *Spool) Likely() (*View, bool) {
+	if !s.mu.TryRLock() {
+		return nil, false
+	}
+	defer s.mu.RUnlock()
+	if s.plain || s.closed || s.expect != nil || len(s.cands) != 1 {
+		return nil, false
+	}
+	c := s.cands[0]
+	in, end := s.same.at(0, s.size.Load())
+	if !in || end < s.size.Load() || c.Ref.Entry.Live() || !c.Settled() {
+		return nil, false
+	}
+	s.p.retain(c)
+	return &View{core: c, brief: true}, true
+}
+
+// Same tells whether two views show the same bytes of one opened image.
+func (v *View) Same(w *View) bool { return v.core == w.core }
 
 // gapsZero tells whether what the writer left out is zero in c too.
 func (s *Spool) gapsZero(c *core) bool {

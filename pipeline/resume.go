@@ -74,8 +74,8 @@ const (
 // stored, do not.
 func (j *job) keepRequest() {
 	s := &j.spec
-	if s.record != nil {
-		return // it has one
+	if s.record != nil || s.Wait != nil {
+		return // it has one, or may be called off yet
 	}
 	r := request{
 		Format: s.Format, Origin: s.Origin, Site: s.Site, Name: s.Name, Store: s.Store, Clean: s.Clean,

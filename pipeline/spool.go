@@ -39,11 +39,7 @@ type Spool struct {
 	expect *core // the image that has the name already, a use; nil if there is none
 	strict bool  // what differs from it is refused: see Expect
 
-	peeked struct { // what was read of a candidate to compare with
-		core *core
-		off  int64
-		data []byte
-	}
+	peeked peeked
 
 	broken error // why the source of what was recognised could not be read on
 
