@@ -86,6 +86,16 @@ func (c *Cache) drop() {
 	c.often.InvalidateAll()
 }
 
+// forget drops the blocks of one content.
+func (c *Cache) forget(image string) {
+	c.recent.forget(image)
+	for k := range c.often.Keys() {
+		if k.image == image {
+			c.often.Invalidate(k)
+		}
+	}
+}
+
 // Image returns img with its reads cached. The key identifies the immutable
 // content: images of one key share their blocks, also after one of them is
 // closed. Holes are not fetched, errors are not kept. Close closes img; a fetch
@@ -124,7 +134,7 @@ func (c *Cache) fetch(k blockKey, img *cachedImage) <-chan singleflight.Result {
 		p, err := readBlock(img.Image, k.block*c.o.BlockSize, c.o.BlockSize)
 		if err != nil {
 			if KindOf(err) == Malformed { // and so may be what was fetched before, and looked right
-				c.drop()
+				c.forget(k.image)
 			}
 			return nil, fetchError{img, err}
 		}

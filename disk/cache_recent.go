@@ -54,12 +54,27 @@ func (r *recentBlocks) insert(k blockKey, p []byte) (out []recentBlock) {
 	r.at[k] = r.order.PushFront(recentBlock{k, p})
 	r.size += int64(len(p))
 	for r.size > r.budget {
-		b := r.order.Remove(r.order.Back()).(recentBlock)
-		delete(r.at, b.key)
-		r.size -= int64(len(b.p))
-		out = append(out, b)
+		out = append(out, r.remove(r.order.Back()))
 	}
 	return out
+}
+
+func (r *recentBlocks) remove(el *list.Element) recentBlock {
+	b := r.order.Remove(el).(recentBlock)
+	delete(r.at, b.key)
+	r.size -= int64(len(b.p))
+	return b
+}
+
+// forget drops the blocks of one content.
+func (r *recentBlocks) forget(image string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, el := range r.at {
+		if k.image == image {
+			r.remove(el)
+		}
+	}
 }
 
 func (r *recentBlocks) clear() {
