@@ -117,6 +117,9 @@ func (p *parent) live() error {
 	if p == nil {
 		return nil
 	}
+	if err := anchor(); err != nil {
+		return err
+	}
 	p.tell(launchError{Status: exitDone})
 	return os.Chdir("/") // the folder where it was started can be unmounted
 }

@@ -172,6 +172,10 @@ func discovered() ([]providerConfig, error) {
 	return found, nil
 }
 
+// anchor makes the paths that the environment gives to providers good for any working
+// directory.
+func anchor() error { return openstack.Anchor() }
+
 // readable are the formats that can be read.
 func readable() map[string]bool {
 	names := map[string]bool{}

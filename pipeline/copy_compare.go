@@ -393,10 +393,20 @@ func (j *job) note(format string, args ...any) {
 	j.live.Note(add)
 }
 
+// noteLeftOut says what of a machine is captured nowhere.
+func (j *job) noteLeftOut(e providers.Entry) {
+	if e.LeftOut != "" {
+		j.note("machine %q: %s", e.Name, e.LeftOut)
+	}
+}
+
 // noteAlone says that one disk of several is copied, unless the others are there or
 // on their way, and that those of a live machine are not of one moment.
 func (j *job) noteAlone() {
 	v := j.spec.From
+	if v != nil {
+		j.noteLeftOut(v.Ref.Entry)
+	}
 	n := len(j.src.facts.Disks)
 	if v == nil || n == 1 || j.machineAsked() {
 		return

@@ -141,6 +141,7 @@ func (k *keeping) run(ctx context.Context) error {
 // stay.
 func (k *keeping) capture(ctx context.Context) (providers.Entry, error) {
 	k.snap.Job = k.rec.ID
+	k.noteLeftOut(k.instance)
 	e, err := k.keeper.Keep(ctx, k.instance, k.snap)
 	if err != nil {
 		return e, err

@@ -46,6 +46,7 @@ func (k *keeping) runInCloud(ctx context.Context, imager providers.Imager) (err 
 	err = k.cloudStep(stageCapture, func() (string, error) {
 		var how providers.Consistency
 		k.snap.Job = k.rec.ID
+		k.noteLeftOut(k.instance)
 		made, how, err = imager.CreateImage(ctx, k.instance, k.snap, providers.Spec{Job: k.rec.ID, Name: k.options.Image, Size: -1})
 		k.live.Note(func(r *jobs.Record) { r.Consistency = string(how) })
 		return "the cloud has made the image: no bytes have passed through here", err

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -131,6 +133,8 @@ func (j *job) metadata(p *piece) providers.Metadata {
 		if silent && m.Empty() && m.MetaTime.Equal(j.spec.Mtime) {
 			return providers.Metadata{} // no sidecar is needed to say this
 		}
+		m.Props = maps.Clone(m.Props)
+		maps.DeleteFunc(m.Props, func(key, _ string) bool { return ofTheBytes(key) })
 		return m
 	}
 	e := j.src.Ref.Entry
@@ -158,26 +162,25 @@ func withProp(props map[string]string, key, value string) map[string]string {
 	return props
 }
 
-// ofTheSource begin the keys of properties that are of the source's bytes, its
-// place or its signature, and of no copy of it.
-func ofTheSource() []string {
-	return []string{
+// ofTheBytes tells whether a property is of the source's bytes, its place or its
+// signature, and of no copy of it.
+func ofTheBytes(key string) bool {
+	prefixes := []string{
 		"img_signature", "img_hash", "os_hash_", "os_glance_", "signature_", "checksum", "stores", "locations", "direct_url",
 		"owner_specified.openstack.md5", "owner_specified.openstack.sha256", "owner_specified.openstack.object",
 		"chromogenic_mtime", "chromogenic_source_digest", "chromogenic_guest_digest", "chromogenic_virtual_size", "chromogenic_job",
 	}
+	own := strings.TrimPrefix(key, providers.SourcePrefix)
+	return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(own, prefix) })
 }
 
 // carried is the key of a property at a destination; ok is false for one that stays
 // behind. What the destination does not know is kept as the source's.
 func carried(keeper providers.PropKeeper, key string) (at string, ok bool) {
-	own, foreign := strings.CutPrefix(key, providers.SourcePrefix)
-	for _, prefix := range ofTheSource() {
-		if strings.HasPrefix(own, prefix) {
-			return "", false
-		}
+	if ofTheBytes(key) {
+		return "", false
 	}
-	if foreign || keeper != nil && keeper.KeepsProp(key) {
+	if strings.HasPrefix(key, providers.SourcePrefix) || keeper != nil && keeper.KeepsProp(key) {
 		return key, true
 	}
 	return providers.SourcePrefix + key, true

@@ -67,11 +67,24 @@ func (l *limit) release(throttled bool) {
 	switch {
 	case !throttled:
 		l.now = min(l.most, l.now+1/l.now)
-	case time.Since(l.lowered) > lowerPause:
+	default:
+		l.halve()
+	}
+	l.next()
+}
+
+// lower is for a call that has no turn and was throttled.
+func (l *limit) lower() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.halve()
+}
+
+func (l *limit) halve() {
+	if time.Since(l.lowered) > lowerPause {
 		l.now = max(1, l.now/2)
 		l.lowered = time.Now()
 	}
-	l.next()
 }
 
 // next gives turns to those who wait; l.mu is held.

@@ -43,6 +43,7 @@ type Entry struct {
 	Metadata
 	MetaReason string     // why its metadata cannot be read; the image can, all the same
 	Disks      []DiskInfo // of a machine whose disks are kept apart, the boot disk first; empty where Open(0) gives all there is
+	LeftOut    string     // what of the machine no capture has, for people; empty for nothing
 	Capture    *Capture   // of an entry among the instances that is a capture which was kept
 	Waiting    *Waiting   // of an entry among the disks
 

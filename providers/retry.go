@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -20,22 +21,13 @@ func (t *Transient) Error() string { return t.Err.Error() }
 // Unwrap returns the cause.
 func (t *Transient) Unwrap() error { return t.Err }
 
-// As makes an error that names a time one that backoff understands.
-func (t *Transient) As(target any) bool {
-	after, ok := target.(**backoff.RetryAfterError)
-	if !ok || t.After <= 0 {
-		return false
-	}
-	*after = &backoff.RetryAfterError{Duration: t.After}
-	return true
-}
-
 // How long a failing call is tried, and the pauses between: doubled each time, with
 // jitter, so that many that failed together do not come back together.
 const (
 	retryBudget   = 20 * time.Second
 	retryInterval = 200 * time.Millisecond
 	retryMost     = 5 * time.Second
+	retryPatience = time.Minute // with a cloud that says how long to wait
 )
 
 // A Retry is the one place where calls to a cloud are tried again: no client below
@@ -58,35 +50,64 @@ func NewRetry(budget time.Duration, parallel int) *Retry {
 
 // Do calls op until it does not fail with a Transient any longer, the next try would
 // begin after the end of the budget, or the context ends. The error is that of the
-// last try.
+// last try. The budget begins with the first failure, which may have taken long itself,
+// and allows a second try in any case, unless the cloud asks to wait for more than a
+// minute.
 func (r *Retry) Do(ctx context.Context, op func(context.Context) error) error {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = retryInterval, retryMost
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		return struct{}{}, r.once(ctx, op)
-	}, backoff.WithBackOff(pause), backoff.WithMaxElapsedTime(r.budget))
-	if t := (*Transient)(nil); errors.As(err, &t) {
-		return t.Err
-	}
-	return err
+	return r.repeat(ctx, func(ctx context.Context) error {
+		if err := r.limit.acquire(ctx); err != nil {
+			return err
+		}
+		err := op(ctx)
+		r.limit.release(throttled(err))
+		return err
+	})
 }
 
-// once is one try, when it is its turn.
-func (r *Retry) once(ctx context.Context, op func(context.Context) error) error {
-	if err := r.limit.acquire(ctx); err != nil {
-		return backoff.Permanent(err)
+// Long is Do for a call that takes long, and that may need others to end before it does,
+// as an upload whose source is read meanwhile: it is none of those that run at a time.
+func (r *Retry) Long(ctx context.Context, op func(context.Context) error) error {
+	return r.repeat(ctx, func(ctx context.Context) error {
+		err := op(ctx)
+		if throttled(err) {
+			r.limit.lower()
+		}
+		return err
+	})
+}
+
+func (r *Retry) repeat(ctx context.Context, op func(context.Context) error) error {
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.MaxInterval = retryInterval, retryMost
+	for first := (time.Time{}); ; {
+		err := op(ctx)
+		var t *Transient
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case !errors.As(err, &t):
+			return err
+		}
+		wait := cmp.Or(t.After, pauses.NextBackOff())
+		again := !first.IsZero()
+		if !again {
+			first = time.Now()
+		}
+		if wait > retryPatience || again && time.Since(first)+wait > r.budget {
+			return t.Err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
+}
+
+// throttled tells whether a cloud has more to do than it can.
+func throttled(err error) bool {
 	var t *Transient
-	err := op(ctx)
-	errors.As(err, &t)
-	r.limit.release(t != nil && t.Throttled)
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return backoff.Permanent(context.Cause(ctx))
-	case t == nil:
-		return backoff.Permanent(err)
-	}
-	return err
+	return errors.As(err, &t) && t.Throttled
 }

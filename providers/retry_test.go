@@ -34,6 +34,41 @@ func TestRetry(t *testing.T) {
 	}
 }
 
+// TestRetrySlow: a try that takes longer than the budget, as one does that stalls, is not
+// the last.
+func TestRetrySlow(t *testing.T) {
+	tries := 0
+	err := NewRetry(50*time.Millisecond, 1).Do(t.Context(), func(context.Context) error {
+		if tries++; tries == 1 {
+			time.Sleep(100 * time.Millisecond)
+			return &Transient{Err: errors.New("stalled")}
+		}
+		return nil
+	})
+	if err != nil || tries != 2 {
+		t.Errorf("after %d tries: %v", tries, err)
+	}
+}
+
+// TestRetryLong: what takes long keeps nobody from a turn, not even where the cloud bears
+// one call at a time.
+func TestRetryLong(t *testing.T) {
+	r := NewRetry(time.Minute, 2)
+	tries := 0
+	err := r.Long(t.Context(), func(ctx context.Context) error {
+		if tries++; tries == 1 {
+			return &Transient{Err: errors.New("too much"), Throttled: true}
+		}
+		if r.limit.now != 1 || r.limit.running != 0 {
+			t.Errorf("%d run, of at most %v", r.limit.running, r.limit.now)
+		}
+		return r.Do(ctx, func(context.Context) error { return nil })
+	})
+	if err != nil || tries != 2 {
+		t.Errorf("after %d tries: %v", tries, err)
+	}
+}
+
 func TestRetryAfter(t *testing.T) {
 	began := time.Now()
 	first := true

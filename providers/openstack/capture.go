@@ -63,7 +63,7 @@ func (p *Provider) image(ctx context.Context, e providers.Entry, spec providers.
 	}
 	id, err := p.createImage(ctx, s, name, props)
 	if err != nil {
-		return nil, "", err
+		return nil, "", errors.Join(err, p.unmake(ctx, spec.Job, err))
 	}
 	p.own(id, true)
 	r, err := p.await(ctx, id, snapshotTime, p.atWork(ctx, s.ID))
@@ -74,6 +74,35 @@ func (p *Provider) image(ctx context.Context, e providers.Entry, spec providers.
 		return nil, "", errors.Join(err, p.undo(ctx, id))
 	}
 	return r, how, nil
+}
+
+// unmake removes the image that a request to Nova has begun whose answer was lost, or was
+// not waited for.
+func (p *Provider) unmake(ctx context.Context, job string, why error) error {
+	kind := disk.KindOf(why)
+	if ctx.Err() == nil && kind != disk.Unreachable && kind != disk.Timeout {
+		return nil // it was refused
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lostTime)
+	defer cancel()
+	for tries := 0; ; tries++ {
+		found, err := p.records(ctx, map[string][]string{propJob: {job}})
+		if ctx.Err() != nil {
+			return nil // the cloud is away: gc finds it
+		}
+		if err != nil {
+			return fmt.Errorf("look for what may have been made: %w", err)
+		}
+		for _, r := range found {
+			if r.props[propJob] == job && r.props[propState] == stateSnapshot {
+				return p.remove(ctx, r.ID)
+			}
+		}
+		if tries == 3 {
+			return nil // Nova makes the record before it answers
+		}
+		_ = pause(ctx, time.Second)
+	}
 }
 
 // atWork looks from time to time whether Nova is still making an image of a server: one
@@ -105,11 +134,8 @@ func (p *Provider) atWork(ctx context.Context, id string) func(*record) error {
 func (p *Provider) undo(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	err := p.remove(ctx, id)
-	if err == nil {
-		p.own(id, false)
-	}
-	return err
+	defer p.own(id, false) // what cannot be removed is left over
+	return p.remove(ctx, id)
 }
 
 // consistency is what an image of the server will be. Nova asks the guest's agent to
@@ -216,10 +242,10 @@ func (p *Provider) moment(ctx context.Context, server, name string) (time.Time, 
 
 // captures are those of this project that were kept.
 func (p *Provider) captures(ctx context.Context) ([]providers.Entry, error) {
-	found, err := p.records(ctx, map[string][]string{propState: {stateCapture}})
+	found, err := p.inState(ctx, stateCapture)
 	var entries []providers.Entry
 	for _, r := range found {
-		if r.props[propState] == stateCapture && r.props[propOf] != "" {
+		if r.props[propOf] != "" {
 			entries = append(entries, r.captureEntry(p))
 		}
 	}

@@ -19,16 +19,10 @@ import (
 	"github.com/gophercloud/gophercloud/v2"
 	"github.com/gophercloud/gophercloud/v2/openstack"
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
+	"golang.org/x/sync/singleflight"
 
 	"chromogenic/disk"
 	"chromogenic/providers"
-)
-
-// The types of the services that are asked.
-const (
-	imageService    = "image"
-	computeService  = "compute"
-	identityService = "identity"
 )
 
 // A client asks the services of one cloud, in one project and region. It logs in when
@@ -40,7 +34,7 @@ type client struct {
 	retry         *providers.Retry
 	stall         time.Duration // without a byte, that a request is given up after
 
-	turn    chan struct{} // one token, of who logs in
+	logins  singleflight.Group
 	mu      sync.Mutex
 	current *session
 }
@@ -65,7 +59,7 @@ type session struct {
 const renewal = 2 * time.Minute
 
 func newClient(o Options) *client {
-	c := &client{cloud: o.Cloud, region: o.Region, stall: o.Stall, retry: providers.NewRetry(o.Retry, parallel), turn: make(chan struct{}, 1)}
+	c := &client{cloud: o.Cloud, region: o.Region, stall: o.Stall, retry: providers.NewRetry(o.Retry, parallel)}
 	if c.stall == 0 {
 		c.stall = 30 * time.Second
 	}
@@ -76,90 +70,121 @@ func newClient(o Options) *client {
 const parallel = 16
 
 // session gives one whose token is good, as far as can be known. Refused is the token
-// of which a service has said that it is not.
+// of which a service has said that it is not. Those who need a login at the same time wait
+// for one, and share what comes of it.
 func (c *client) session(ctx context.Context, refused string) (*session, error) {
 	if s := c.good(refused); s != nil {
 		return s, nil
 	}
 	select {
-	case c.turn <- struct{}{}:
-		defer func() { <-c.turn }()
+	case r := <-c.logins.DoChan(refused, func() (any, error) { return c.renew(refused) }):
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		return r.Val.(*session), nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+}
+
+// account is the session for what is not a request itself, with the retries of one.
+func (c *client) account(ctx context.Context) (s *session, err error) {
+	err = c.retry.Do(ctx, func(ctx context.Context) error {
+		s, err = c.session(ctx, "")
+		return err
+	})
+	return s, err
+}
+
+// renew logs in, for all who wait for it.
+func (c *client) renew(refused string) (*session, error) {
 	if s := c.good(refused); s != nil { // somebody has just logged in
 		return s, nil
 	}
-	s, err := c.login(ctx)
+	mark := stamp()
+	cred, err := readCredentials(c.cloud, c.region)
+	if err != nil {
+		if s := c.valid(refused); s != nil { // the files are being replaced, and its token is good until it ends
+			return s, nil
+		}
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), c.stall, errStalled)
+	defer cancel()
+	s, err := login(ctx, cred)
 	if err != nil {
 		return nil, err
 	}
+	s.stamp = mark
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.current = s
 	return s, nil
 }
 
-// good is the session that is there, nil where none is good.
-func (c *client) good(refused string) *session {
+// valid is the session that is there, nil where its token is not good any longer.
+func (c *client) valid(refused string) *session {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.current
 	// By the wall clock: a laptop sleeps.
-	if s != nil && s.token != refused && (s.renew.IsZero() || time.Now().Round(0).Before(s.renew)) && s.stamp == stamp() {
+	if s != nil && s.token != refused && (s.renew.IsZero() || time.Now().Round(0).Before(s.renew)) {
 		return s
 	}
 	return nil
 }
 
-func (c *client) login(ctx context.Context) (*session, error) {
-	s := &session{stamp: stamp(), endpoints: map[string]string{}}
-	cred, err := readCredentials(c.cloud, c.region)
-	if err != nil {
-		return nil, err
+// good is valid, nil also where the files of credentials have changed since.
+func (c *client) good(refused string) *session {
+	if s := c.valid(refused); s != nil && s.stamp == stamp() {
+		return s
 	}
-	s.source = cred.source
+	return nil
+}
+
+func login(ctx context.Context, cred *credentials) (*session, error) {
+	s := &session{endpoints: map[string]string{}, source: cred.source}
 	s.transport, s.http = newHTTP(cred.tls)
 	cloud, err := openstack.NewClient(cred.auth.IdentityEndpoint)
 	if err != nil {
 		return nil, disk.Errorf(disk.Denied, "log in at %q: %w", cred.auth.IdentityEndpoint, err)
 	}
 	cloud.HTTPClient = *s.http
-	ctx, cancel := context.WithTimeoutCause(ctx, c.stall, errStalled)
-	defer cancel()
 	if err := openstack.Authenticate(ctx, cloud, cred.auth); err != nil {
 		s.transport.CloseIdleConnections()
 		return nil, loginError(ctx, err)
 	}
 	s.token = cloud.Token()
-	if err := s.read(cloud.GetAuthResult()); err != nil {
+	s.endpoints[identityService] = strings.TrimSuffix(cloud.IdentityBase, "/") + "/v3" // where the login was
+	catalog, err := s.read(cloud.GetAuthResult())
+	if err != nil {
 		return nil, &disk.Error{Kind: disk.Denied, Err: fmt.Errorf("log in: %w", err)}
 	}
-	return s, s.locate(cloud, cred)
+	return s, s.locate(catalog, cred)
+}
+
+// An answer to a login, or to the question what a token is worth.
+type answer interface {
+	ExtractToken() (*tokens.Token, error)
+	ExtractProject() (*tokens.Project, error)
+	ExtractUser() (*tokens.User, error)
+	ExtractRoles() ([]tokens.Role, error)
+	ExtractServiceCatalog() (*tokens.ServiceCatalog, error)
 }
 
 // read takes what the answer to the login says.
-func (s *session) read(result gophercloud.AuthResult) error {
-	var token *tokens.Token
-	var project *tokens.Project
-	var user *tokens.User
-	var roles []tokens.Role
-	var err error
-	switch r := result.(type) {
-	case tokens.CreateResult:
-		token, err = r.ExtractToken()
-		project, _ = r.ExtractProject()
-		user, _ = r.ExtractUser()
-		roles, _ = r.ExtractRoles()
-	case tokens.GetResult:
-		token, err = r.ExtractToken()
-		project, _ = r.ExtractProject()
-		user, _ = r.ExtractUser()
-		roles, _ = r.ExtractRoles()
+func (s *session) read(result gophercloud.AuthResult) (*tokens.ServiceCatalog, error) {
+	r, ok := result.(answer)
+	if !ok {
+		return nil, fmt.Errorf("the answer is a %T", result)
 	}
+	token, err := r.ExtractToken()
 	if err != nil {
-		return err
+		return nil, err
 	}
+	project, _ := r.ExtractProject()
+	user, _ := r.ExtractUser()
+	roles, _ := r.ExtractRoles()
 	if token != nil && !token.ExpiresAt.IsZero() {
 		s.renew = token.ExpiresAt.Add(-min(renewal, time.Until(token.ExpiresAt)/4))
 	}
@@ -176,41 +201,7 @@ func (s *session) read(result gophercloud.AuthResult) error {
 	if slices.Sort(s.roles); len(s.roles) > 0 {
 		s.who += ", roles " + strings.Join(s.roles, " ")
 	}
-	return nil
-}
-
-// locate finds the services. A cloud without nova has images alone.
-func (s *session) locate(cloud *gophercloud.ProviderClient, cred *credentials) error {
-	s.endpoints[identityService] = strings.TrimSuffix(cloud.IdentityBase, "/") + "/v3" // where the login was
-	_, err := openstack.NewBlockStorageV3(cloud, cred.endpoints)
-	s.volumes = err == nil
-	for _, service := range []string{imageService, computeService} {
-		var sc *gophercloud.ServiceClient
-		var err error
-		if service == imageService {
-			sc, err = openstack.NewImageV2(cloud, cred.endpoints)
-		} else {
-			sc, err = openstack.NewComputeV2(cloud, cred.endpoints)
-		}
-		var none *gophercloud.ErrEndpointNotFound
-		switch {
-		case cred.override[service] != "":
-			s.endpoints[service] = strings.TrimSuffix(cred.override[service], "/")
-			if service == imageService {
-				s.endpoints[service] = strings.TrimSuffix(s.endpoints[service], "/v2") + "/v2"
-			}
-		case err == nil:
-			s.endpoints[service] = strings.TrimSuffix(sc.ResourceBaseURL(), "/")
-			if service == imageService { // some catalogs have the version in it already
-				s.endpoints[service] = strings.TrimSuffix(strings.TrimSuffix(s.endpoints[service], "/v2"), "/v2") + "/v2"
-			}
-		case errors.As(err, &none) && service != imageService:
-		default:
-			err := disk.Errorf(disk.Unsupported, "find the %s service in the catalog: %w", service, err)
-			return disk.Hint(err, "look at region_name and interface of the cloud")
-		}
-	}
-	return nil
+	return r.ExtractServiceCatalog()
 }
 
 // newHTTP is an HTTP client of long transfers: no time-out of its own (see stalling).
@@ -228,7 +219,16 @@ func newHTTP(config *tls.Config) (*http.Transport, *http.Client) {
 		WriteBufferSize:       256 << 10,
 		DisableCompression:    true, // of images, by which Content-Range would not fit
 	}
-	return t, &http.Client{Transport: t}
+	return t, &http.Client{Transport: t, CheckRedirect: stay}
+}
+
+// stay follows a redirection at the same host alone: a token is for nobody else.
+func stay(req *http.Request, via []*http.Request) error {
+	first := via[0].URL
+	if req.URL.Host != first.Host || req.URL.Scheme != first.Scheme || len(via) > 5 {
+		return http.ErrUseLastResponse
+	}
+	return nil
 }
 
 // A request is one to a service.
@@ -240,11 +240,11 @@ type request struct {
 	ok                    []int
 	once                  bool // a second one of the same is another: no retry once it may have been received
 
-	// stream makes the body, of size bytes, anew for each try. patience is how long
-	// the answer may take when it is sent.
-	stream   func() io.Reader
-	size     int64
-	patience time.Duration
+	patience time.Duration // how long the answer may take when all is sent; 0 is as long as any other byte
+
+	// stream makes the body, of size bytes, anew for each try.
+	stream func() io.Reader
+	size   int64
 }
 
 // maxAnswer bounds, in bytes, an answer that is read as a whole. A page of a listing
@@ -313,6 +313,9 @@ func (c *client) send(ctx context.Context, s *session, r request) (*http.Respons
 		return nil, nil, disk.Errorf(disk.Unsupported, "ask the %s service: this cloud has none", r.service)
 	}
 	watch := newWatch(ctx, c.stall)
+	if r.stream == nil && r.patience > 0 {
+		watch.timer.Reset(r.patience)
+	}
 	target := base + r.path
 	if len(r.query) > 0 {
 		target += "?" + r.query.Encode()

@@ -119,10 +119,8 @@ func (p *Provider) listWaiting(ctx context.Context) ([]providers.Entry, error) {
 
 // waiting are the records of those.
 func (p *Provider) waiting(ctx context.Context) ([]record, error) {
-	found, err := p.records(ctx, map[string][]string{propState: {stateWaiting}})
-	return slices.DeleteFunc(found, func(r record) bool {
-		return r.props[propState] != stateWaiting || r.props[propFor] == "" || r.role() == ""
-	}), err
+	found, err := p.inState(ctx, stateWaiting)
+	return slices.DeleteFunc(found, func(r record) bool { return r.props[propFor] == "" || r.role() == "" }), err
 }
 
 // role is what a record that can be nothing but a companion is.

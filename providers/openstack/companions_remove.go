@@ -47,7 +47,7 @@ func (p *Provider) orphans(ctx context.Context, r *record) (goes []orphan, kept 
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := p.client.session(ctx, "")
+	s, err := p.client.account(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -82,7 +82,7 @@ func needs(records []record, but string) map[string]string {
 	needed := map[string]string{}
 	for _, r := range records {
 		for _, role := range providers.Roles() {
-			if id := r.props[companionProp(role)]; id != "" && r.ID != but && r.props[propState] != stateUpload {
+			if id := r.props[companionProp(role)]; id != "" && r.ID != but {
 				needed[id] = r.ID
 			}
 		}

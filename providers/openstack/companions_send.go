@@ -38,18 +38,15 @@ func (u *upload) prepare(ctx context.Context, img disk.Image) (reused bool, err 
 	s := newSender(ctx, img, func(int64) {})
 	err = s.hashOnly()
 	s.close()
-	if s.err != nil {
-		err = s.err
-	}
-	if err != nil {
+	sum, failed := s.result()
+	if err = cmp.Or(failed, err); err != nil {
 		return false, err
 	}
-	sum := s.sum()
 	found, err := u.p.records(ctx, map[string][]string{"disk_format": {companionFormat(u.spec.Role)}, "os_hash_value": {sum}})
 	if err != nil {
 		return false, err
 	}
-	session, err := u.p.client.session(ctx, "")
+	session, err := u.p.client.account(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -89,15 +86,15 @@ func (u *upload) companions() ([]attached, error) {
 	return all, nil
 }
 
-// ready gives the companions their names. They are still marked as uploads.
+// readyCompanions gives the companions their names. They are still marked as uploads.
 func (u *upload) readyCompanions(ctx context.Context, all []attached) error {
 	for _, c := range all {
+		r, err := u.p.record(ctx, c.id)
+		if err != nil { // one that is used again may have gone
+			return fmt.Errorf("look at its %s: %w", c.role, err)
+		}
 		if c.upload.reused {
 			continue
-		}
-		r, err := u.p.record(ctx, c.id)
-		if err != nil {
-			return fmt.Errorf("look at its %s: %w", c.role, err)
 		}
 		if _, err := u.p.patch(ctx, c.id, []change{put(r, propState, stateCommit), put(r, "name", c.upload.spec.Label)}); err != nil {
 			return fmt.Errorf("name its %s: %w", c.role, err)

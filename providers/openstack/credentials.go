@@ -49,6 +49,9 @@ func readCredentials(cloud, region string) (*credentials, error) {
 
 func fromFile(cloud string) (*credentials, error) {
 	path, file, err := readClouds()
+	if e := (*disk.Error)(nil); errors.As(err, &e) && e.Kind == disk.NotFound { // which would say that an image is gone
+		err = &disk.Error{Kind: disk.Denied, Hint: e.Hint, Err: e.Err}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -149,6 +152,32 @@ func readClouds() (path string, file *cloudsFile, err error) {
 	}
 	err = disk.Errorf(disk.NotFound, "find credentials: there is no clouds.yaml among %s", strings.Join(cloudsPaths(), ", "))
 	return "", nil, disk.Hint(err, "put one there, or name it in OS_CLIENT_CONFIG_FILE")
+}
+
+// Anchor makes the paths of credentials that the environment names absolute, for a process
+// that is about to leave its working directory, where a clouds.yaml may be too.
+func Anchor() error {
+	const config = "OS_CLIENT_CONFIG_FILE"
+	names := map[string]string{}
+	for _, key := range []string{config, "OS_CLIENT_VENDOR_CONFIG_FILE", "OS_CACERT", "OS_CERT", "OS_KEY"} {
+		names[key] = os.Getenv(key)
+	}
+	if _, err := os.Stat("clouds.yaml"); err == nil && names[config] == "" {
+		names[config] = "clouds.yaml"
+	}
+	for key, path := range names {
+		if path == "" || filepath.IsAbs(path) {
+			continue
+		}
+		path, err := filepath.Abs(path)
+		if err == nil {
+			err = os.Setenv(key, path)
+		}
+		if err != nil {
+			return fmt.Errorf("find credentials of %s: %w", key, err)
+		}
+	}
+	return nil
 }
 
 // A Cloud is one of clouds.yaml, in one region.

@@ -39,6 +39,9 @@ func answerError(resp *http.Response, body []byte) error {
 	case http.StatusForbidden:
 		e.Hint = "the role in this project does not allow it"
 	}
+	if to := resp.Header.Get("Location"); resp.StatusCode/100 == 3 && to != "" {
+		e.Kind, e.Hint = disk.Unreachable, fmt.Sprintf("it leads to %.200q, and the token is for nobody else: the catalog, or auth_url, must name the right address", to)
+	}
 	if !repeatable(resp.StatusCode) {
 		return e
 	}

@@ -52,12 +52,18 @@ type imaging struct{ upload }
 // dress gives the image the metadata that a copy would have.
 func (i *imaging) dress(ctx context.Context, r *record, server string) error {
 	i.spec.Metadata = i.p.inherited(ctx, r, server)
+	if err := i.p.keepCompanions(ctx, r, &i.spec.Metadata); err != nil {
+		return err
+	}
 	changes := propChanges(r, i.spec.Metadata)
 	for _, key := range slices.Sorted(maps.Keys(r.props)) {
 		ours := key == propState || key == propJob || key == propHost || ofMetadata(key)
 		if !ours && !strings.HasPrefix(key, "os_glance_") { // which nobody may change
 			changes = append(changes, drop(key)) // of the server's image, and not of this one
 		}
+	}
+	if !i.spec.Mtime.IsZero() {
+		changes = append(changes, put(r, propMtime, i.spec.Mtime.UTC().Format(time.RFC3339Nano)))
 	}
 	_, err := i.p.patch(ctx, r.ID, changes)
 	return err
@@ -127,5 +133,7 @@ func (p *Provider) SnapshotOf(ctx context.Context, e providers.Entry, id string)
 	if why := r.reason(p.o.Formats); why != "" {
 		return providers.Entry{}, disk.Errorf(disk.Unsupported, "image %q cannot be read: %s", r.Name, why)
 	}
-	return r.entry(p), nil
+	out := r.entry(p)
+	out.Capture = &providers.Capture{Of: of, Taken: out.Created.Truncate(time.Second), Consistency: providers.Crash}
+	return out, nil
 }

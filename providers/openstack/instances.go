@@ -51,7 +51,7 @@ func microversion() map[string]string {
 }
 
 func (p *Provider) listInstances(ctx context.Context) ([]providers.Entry, error) {
-	session, err := p.client.session(ctx, "")
+	session, err := p.client.account(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func (p *Provider) listInstances(ctx context.Context) ([]providers.Entry, error)
 }
 
 func (p *Provider) servers(ctx context.Context) ([]server, error) {
-	query := url.Values{"limit": {pageSize}}
+	query, seen := url.Values{"limit": {pageSize}}, map[string]bool{}
 	var all []server
 	for {
 		var page struct {
@@ -97,7 +97,7 @@ func (p *Provider) servers(ctx context.Context) ([]server, error) {
 		if next == "" {
 			return all, nil
 		}
-		if query, err = nextQuery(next, query); err != nil {
+		if query, err = nextQuery(next, seen); err != nil {
 			return nil, err
 		}
 	}
@@ -106,7 +106,7 @@ func (p *Provider) servers(ctx context.Context) ([]server, error) {
 // server is an instance by its id.
 func (p *Provider) server(ctx context.Context, id string) (*server, error) {
 	var answer struct{ Server server }
-	session, err := p.client.session(ctx, "")
+	session, err := p.client.account(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -133,6 +133,9 @@ func (s *server) entry() providers.Entry {
 		e.Props = with(e.Props, fmt.Sprintf("volume.%d", i), v.ID)
 	}
 	e.Reason = s.reason()
+	if n := len(s.Volumes); n > 0 && e.Reason == "" {
+		e.LeftOut = fmt.Sprintf("its %d attached volumes are not captured, its boot disk alone is: the properties volume.0 and so on name them", n)
+	}
 	return e
 }
 

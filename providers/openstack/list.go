@@ -28,6 +28,10 @@ func (p *Provider) List(ctx context.Context, kind providers.Kind) ([]providers.E
 	case providers.Disks:
 		entries, err = p.listWaiting(ctx)
 	}
+	if disk.KindOf(err) == disk.NotFound { // a proxy that knows no such path: nothing is known of any image then
+		e := disk.AsError(err)
+		err = &disk.Error{Kind: disk.Unreachable, RequestID: e.RequestID, Err: err}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", kind, err)
 	}
@@ -73,6 +77,7 @@ func (p *Provider) recordsOnce(ctx context.Context, filter url.Values) ([]record
 		query[key] = value
 	}
 	var all []record
+	seen := map[string]bool{}
 	for {
 		var page struct {
 			Images []record `json:"images"`
@@ -88,23 +93,39 @@ func (p *Provider) recordsOnce(ctx context.Context, filter url.Values) ([]record
 		if page.Next == "" {
 			return all, nil
 		}
-		if query, err = nextQuery(page.Next, query); err != nil {
+		if query, err = nextQuery(page.Next, seen); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// nextQuery is that of the next page. A page that leads to itself would be listed for
-// ever.
-func nextQuery(next string, last url.Values) (url.Values, error) {
+// inState are the images of this project that have a state: those of others may say of
+// themselves what they like.
+func (p *Provider) inState(ctx context.Context, state string) ([]record, error) {
+	found, err := p.records(ctx, map[string][]string{propState: {state}})
+	if err != nil {
+		return nil, err
+	}
+	s, err := p.client.account(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(found, func(r record) bool { return r.props[propState] != state || r.Owner != s.project }), nil
+}
+
+// nextQuery is that of the next page. Pages that lead to one that was seen would be listed
+// for ever.
+func nextQuery(next string, seen map[string]bool) (url.Values, error) {
 	u, err := url.Parse(next)
 	if err != nil {
 		return nil, disk.Errorf(disk.Unreachable, "the next page is %q: %w", next, err)
 	}
 	query := u.Query()
-	if query.Get("marker") == "" || query.Get("marker") == last.Get("marker") {
+	marker := query.Get("marker")
+	if marker == "" || seen[marker] {
 		return nil, disk.Errorf(disk.Unreachable, "the next page is %q again", next)
 	}
+	seen[marker] = true
 	return query, nil
 }
 
@@ -134,7 +155,7 @@ func (p *Provider) named(ctx context.Context, name string) ([]record, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := p.client.session(ctx, "")
+	s, err := p.client.account(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -80,9 +80,11 @@ type number int64
 // MarshalJSON is the number.
 func (n number) MarshalJSON() ([]byte, error) { return fmt.Append(nil, int64(n)), nil }
 
-// ofMetadata tells whether a property is part of the metadata of an image.
+// ofMetadata tells whether a property is part of the metadata of an image. What the cloud
+// has written of the server that it was made of is not: it stays with the image, which
+// may not boot without.
 func ofMetadata(key string) bool {
-	return !hiddenProp(key) || key == propMetaTime || key == propCPUs
+	return !hiddenProp(key) && !ofInstance(key) || key == propMetaTime || key == propCPUs
 }
 
 func sameTags(a, b []string) bool {

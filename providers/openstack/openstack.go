@@ -9,6 +9,7 @@ package openstack
 import (
 	"cmp"
 	"context"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -53,6 +54,11 @@ func New(o Options) (*Provider, error) {
 	if o.Name == "" {
 		return nil, disk.Errorf(disk.Invalid, "make provider: it has no name")
 	}
+	for key := range o.Properties {
+		if Reserved(key) {
+			return nil, disk.Errorf(disk.Invalid, "make provider %s: property %q is not for a configuration to set", o.Name, key)
+		}
+	}
 	return &Provider{o: o, client: newClient(o), busy: map[string]bool{}}, nil
 }
 
@@ -61,7 +67,7 @@ func (p *Provider) Name() string { return p.o.Name }
 
 // Credentials says who the cloud takes us for, and which file or variables say so.
 func (p *Provider) Credentials(ctx context.Context) (who, source string, err error) {
-	s, err := p.client.session(ctx, "")
+	s, err := p.client.account(ctx)
 	if err != nil {
 		return "", "", err
 	}
@@ -76,11 +82,11 @@ func (p *Provider) Location() string {
 	}
 	a := c.auth
 	where := []string{
-		a.IdentityEndpoint, c.endpoints.Region, c.override[imageService], c.override[computeService],
+		a.IdentityEndpoint, c.endpoints.Region, availability(c.endpoints), c.override[imageService], c.override[computeService],
 		a.UserID, a.Username, a.DomainID, a.DomainName, a.TenantID, a.TenantName, a.ApplicationCredentialID, a.ApplicationCredentialName,
 	}
 	if s := a.Scope; s != nil {
-		where = append(where, s.ProjectID, s.ProjectName, s.DomainID, s.DomainName)
+		where = append(where, s.ProjectID, s.ProjectName, s.DomainID, s.DomainName, s.TrustID, strconv.FormatBool(s.System))
 	}
 	if a.TokenID != "" {
 		where = append(where, short(a.TokenID)) // all there is to tell the project by

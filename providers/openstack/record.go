@@ -58,35 +58,39 @@ func (r *record) UnmarshalJSON(p []byte) error {
 	if err := json.Unmarshal(p, &all); err != nil {
 		return err
 	}
-	known := recordKeys()
 	r.props = map[string]string{}
 	for key, raw := range all {
 		var text string
-		if !known[key] && !notProps(key) && json.Unmarshal(raw, &text) == nil && string(raw) != "null" {
+		if !ofRecord(key) && !notProps(key) && json.Unmarshal(raw, &text) == nil && string(raw) != "null" {
 			r.props[key] = text
 		}
 	}
 	return nil
 }
 
-// recordKeys are those that have a field.
-func recordKeys() map[string]bool {
-	enc, err := json.Marshal(struct{ *plainRecord }{&plainRecord{}})
-	var keys map[string]json.RawMessage
-	if err == nil {
-		err = json.Unmarshal(enc, &keys)
+// ofRecord tells whether a key has a field.
+func ofRecord(key string) bool {
+	switch key {
+	case "id", "name", "status", "disk_format", "container_format", "size", "virtual_size", "checksum", "os_hash_algo", "os_hash_value",
+		"created_at", "updated_at", "min_disk", "min_ram", "owner", "visibility", "protected", "tags":
+		return true
 	}
-	if err != nil {
-		panic(err) // never: it is a struct of ours
-	}
-	known := map[string]bool{}
-	for key := range keys {
-		known[key] = true
-	}
-	return known
+	return false
 }
 
-type plainRecord record
+// size is that of the bytes, -1 for unknown.
+func (r *record) size() int64 {
+	if r.Size == nil {
+		return -1
+	}
+	return *r.Size
+}
+
+// Reserved tells whether a property cannot be set: it is of the record, or says what
+// state it is in.
+func Reserved(key string) bool {
+	return ofRecord(key) || notProps(key) || strings.HasPrefix(key, ownPrefix)
+}
 
 // Properties of ours. What is not finished, or not for others, has a state.
 const (
@@ -280,7 +284,7 @@ func properties(m providers.Metadata) map[string]string {
 		if _, taken := props[key]; taken || ofInstance(key) {
 			continue
 		}
-		if recordKeys()[key] || notProps(key) || hiddenProp(key) {
+		if ofRecord(key) || notProps(key) || hiddenProp(key) {
 			key = providers.SourcePrefix + key
 		}
 		props[key] = value

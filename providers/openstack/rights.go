@@ -1,7 +1,6 @@
 package openstack
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -16,7 +15,7 @@ import (
 // Rights asks the services what the project's role may do. Nothing is made for it: what
 // only doing it would tell stays unknown.
 func (p *Provider) Rights(ctx context.Context) ([]providers.Right, error) {
-	s, err := p.client.session(ctx, "")
+	s, err := p.client.account(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("ask for rights: %w", err)
 	}
@@ -110,8 +109,10 @@ func (p *Provider) askUpload(ctx context.Context, r *record) error {
 		ok:   []int{http.StatusCreated},
 	}, &made)
 	switch {
-	case err == nil: // the image has gone for good since it was listed
-		return p.remove(ctx, cmp.Or(made.ID, r.ID))
+	case err == nil && made.ID != "": // the image has gone for good since it was listed
+		return p.remove(ctx, made.ID)
+	case err == nil:
+		return disk.Errorf(disk.Unreachable, "the answer names no image")
 	case disk.KindOf(err) == disk.Busy:
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"hash"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"chromogenic/disk"
@@ -77,11 +78,12 @@ func (u *upload) send(ctx context.Context, img disk.Image, progress func(done in
 			after, err = u.stream(ctx, s)
 		}
 		s.close()
-		if s.err != nil { // of the source: no other try helps
-			return s.err
+		sum, failed := s.result()
+		if failed != nil { // of the source: no other try helps
+			return failed
 		}
 		if err == nil {
-			u.sent = s.sum()
+			u.sent = sum
 			if err = u.settle(ctx); err == nil {
 				progress(img.Size())
 				return nil
@@ -142,15 +144,14 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// stream sends all bytes once. The turn among the requests is that of a retry, whose
-// next try a body that was read in part does not have: after is how long the service asks
-// to wait for another one then.
+// stream sends all bytes once. A body that was read in part has no next try: after is how
+// long the service asks to wait for another one then.
 func (u *upload) stream(ctx context.Context, s *sender) (after time.Duration, err error) {
 	path := "/images/" + u.id + "/file"
 	if u.p.o.Import {
 		path = "/images/" + u.id + "/stage"
 	}
-	err = u.p.client.retry.Do(ctx, func(ctx context.Context) error {
+	err = u.p.client.retry.Long(ctx, func(ctx context.Context) error {
 		_, end, err := u.p.client.try(ctx, request{
 			service: imageService, method: http.MethodPut, path: path, ok: []int{http.StatusNoContent, http.StatusOK, http.StatusAccepted},
 			stream: s.rewind, size: s.img.Size(), patience: answerTime,
@@ -241,19 +242,30 @@ const (
 )
 
 // A sender reads an image from its beginning to its end, as often as it is rewound, and
-// hashes what it gives.
+// hashes what it gives. It is of one goroutine, and each of its turns of another: a
+// request that has failed may still read what it was given when the next one begins.
 type sender struct {
 	ctx      context.Context
 	img      disk.Image
 	progress func(int64)
-	err      error // of the source
 
-	hash   hash.Hash
-	done   int64
+	mu      sync.Mutex // of the last turn too, and of those before, which end
+	last    *turnOf
+	earlier bool // bytes were given in a turn before the last
+}
+
+// A turnOf a sender is one reading of all.
+type turnOf struct {
+	s      *sender
+	ctx    context.Context
 	cancel context.CancelFunc
 	chunks <-chan chunk
-	now    []byte
-	ever   bool // bytes were given, in this turn or an earlier one
+
+	// Under sender.mu.
+	hash hash.Hash
+	done int64
+	now  []byte
+	err  error // of the source
 }
 
 type chunk struct {
@@ -267,21 +279,45 @@ func newSender(ctx context.Context, img disk.Image, progress func(int64)) *sende
 
 // rewind begins anew.
 func (s *sender) rewind() io.Reader {
-	s.close()
-	ctx, cancel := context.WithCancel(s.ctx)
+	s.earlier = s.moved()
 	chunks := make(chan chunk, sendAhead)
-	s.hash, s.done, s.now, s.cancel, s.chunks = sha512.New(), 0, nil, cancel, chunks
-	go readChunks(ctx, s.img, chunks)
-	return s
+	t := &turnOf{s: s, chunks: chunks, hash: sha512.New()}
+	t.ctx, t.cancel = context.WithCancel(s.ctx)
+	go readChunks(t.ctx, s.img, chunks)
+	s.last = t
+	return t
 }
 
-// moved tells whether bytes were given.
-func (s *sender) moved() bool { return s.ever }
+// moved ends the turn that is the last, and tells whether bytes were given.
+func (s *sender) moved() bool {
+	s.close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.earlier || s.last != nil && s.last.done > 0
+}
 
+// close ends the turn that is the last.
 func (s *sender) close() {
-	if s.cancel != nil {
-		s.cancel()
+	if s.last != nil {
+		s.last.cancel()
 	}
+}
+
+// result is the sum of what the last turn has given, all of it; or how the source has
+// failed it.
+func (s *sender) result() (sum string, err error) {
+	if s.last == nil { // nothing was asked of an empty image
+		return hex.EncodeToString(sha512.New().Sum(nil)), nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return hex.EncodeToString(s.last.hash.Sum(nil)), s.last.err
+}
+
+// hashOnly reads all without sending it.
+func (s *sender) hashOnly() error {
+	_, err := io.Copy(io.Discard, s.rewind())
+	return err
 }
 
 // readChunks reads all of img ahead of the one who sends it. Holes are not read.
@@ -305,40 +341,33 @@ func readChunks(ctx context.Context, img disk.Image, chunks chan<- chunk) {
 }
 
 // Read gives what comes next.
-func (s *sender) Read(p []byte) (int, error) {
-	if len(s.now) == 0 {
+func (t *turnOf) Read(p []byte) (int, error) {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	if t.ctx.Err() != nil {
+		return 0, context.Cause(t.ctx)
+	}
+	if len(t.now) == 0 {
 		select {
-		case next, ok := <-s.chunks:
+		case next, ok := <-t.chunks:
 			switch {
+			case !ok && t.done < t.s.img.Size():
+				return 0, context.Cause(t.ctx) // readChunks has noticed it first
 			case !ok:
 				return 0, io.EOF
 			case next.err != nil:
-				s.err = next.err
+				t.err = next.err
 				return 0, next.err
 			}
-			s.hash.Write(next.p)
-			s.now = next.p
-		case <-s.ctx.Done():
-			return 0, context.Cause(s.ctx)
+			t.hash.Write(next.p)
+			t.now = next.p
+		case <-t.ctx.Done():
+			return 0, context.Cause(t.ctx)
 		}
 	}
-	n := copy(p, s.now)
-	s.now, s.ever = s.now[n:], true
-	s.done += int64(n)
-	s.progress(s.done)
+	n := copy(p, t.now)
+	t.now = t.now[n:]
+	t.done += int64(n)
+	t.s.progress(t.done)
 	return n, nil
-}
-
-// hashOnly reads all without sending it.
-func (s *sender) hashOnly() error {
-	_, err := io.Copy(io.Discard, s.rewind())
-	return err
-}
-
-// sum is that of what was given, all of it.
-func (s *sender) sum() string {
-	if s.hash == nil { // nothing was asked of an empty image
-		s.hash = sha512.New()
-	}
-	return hex.EncodeToString(s.hash.Sum(nil))
 }

@@ -58,7 +58,7 @@ func (p *Provider) changeMembers(ctx context.Context, e providers.Entry, project
 
 // owned refuses the image of another project, whose members are not ours to choose.
 func (p *Provider) owned(ctx context.Context, r *record) error {
-	s, err := p.client.session(ctx, "")
+	s, err := p.client.account(ctx)
 	if err != nil || s.project == "" || r.Owner == s.project {
 		return err
 	}
@@ -278,7 +278,7 @@ func (p *Provider) Answer(ctx context.Context, e providers.Entry, accept bool) e
 }
 
 func (p *Provider) answer(ctx context.Context, image string, accept bool) error {
-	s, err := p.client.session(ctx, "")
+	s, err := p.client.account(ctx)
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,8 @@ import (
 	"chromogenic/providers"
 )
 
-// A host names this process on this run of this machine. What is half made says so in
+// A host names this process on this run of this machine, or of a container on it, which
+// numbers its own. What is half made says so in
 // its record, so that another process can tell whether somebody is still working on
 // it: it asks the kernel for a process of the same machine. Of other machines it can
 // tell by the time alone.
@@ -23,14 +24,18 @@ func host() string {
 	return machine() + ":" + strconv.Itoa(os.Getpid())
 }
 
-// machine tells one run of a machine's kernel from all others; empty where that cannot
-// be told.
+// machine tells one run of a machine's kernel, and of those who see the same processes on
+// it, from all others; empty where that cannot be told.
 func machine() string {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
 	}
-	return short(string(id))
+	space, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return ""
+	}
+	return short(string(id) + space)
 }
 
 // abandoned is how long what another machine has begun is left alone.
@@ -43,7 +48,8 @@ func (p *Provider) working(r *record) bool {
 	}
 	at, pid, _ := strings.Cut(r.props[propHost], ":")
 	if n, err := strconv.Atoi(pid); err == nil && at == machine() && at != "" {
-		return n != os.Getpid() && syscall.Kill(n, 0) == nil
+		err := syscall.Kill(n, 0)
+		return n != os.Getpid() && (err == nil || err == syscall.EPERM) // another user's
 	}
 	return time.Since(parseTime(r.Updated)) < abandoned
 }
@@ -53,18 +59,12 @@ func (p *Provider) working(r *record) bool {
 // there are finished instead.
 func (p *Provider) Leftovers(ctx context.Context) ([]string, error) {
 	var ids []string
-	s, err := p.client.session(ctx, "")
-	if err != nil {
-		return nil, fmt.Errorf("look for leftovers: %w", err)
-	}
 	for _, state := range []string{stateUpload, stateCommit, stateSnapshot} {
-		found, err := p.records(ctx, map[string][]string{propState: {state}})
+		found, err := p.inState(ctx, state)
 		if err != nil {
 			return nil, fmt.Errorf("look for leftovers: %w", err)
 		}
-		found = slices.DeleteFunc(found, func(r record) bool {
-			return r.props[propState] != state || r.Owner != s.project || p.working(&r)
-		})
+		found = slices.DeleteFunc(found, func(r record) bool { return p.working(&r) })
 		adopted, err := p.adopt(ctx, found)
 		if err != nil {
 			return nil, fmt.Errorf("look for leftovers: %w", err)
@@ -91,19 +91,24 @@ func (p *Provider) Release(ctx context.Context, id string) error {
 		err = disk.Errorf(disk.NotFound, "it is no snapshot")
 	}
 	if err == nil {
+		defer p.own(image, false) // what cannot be removed is left over
 		err = p.remove(ctx, image)
 	}
 	if err != nil {
 		return fmt.Errorf("release snapshot %q: %w", id, err)
 	}
-	p.own(image, false)
 	return nil
 }
+
+// deleteTime is how long the service may take to delete an image: it answers when its
+// store has done so.
+const deleteTime = 5 * time.Minute
 
 // remove deletes an image. One that is gone is removed.
 func (p *Provider) remove(ctx context.Context, id string) error {
 	_, err := p.client.call(ctx, request{
 		service: imageService, method: http.MethodDelete, path: "/images/" + id, ok: []int{http.StatusNoContent, http.StatusNotFound},
+		patience: deleteTime,
 	}, nil)
 	return err
 }
@@ -117,6 +122,26 @@ type change struct {
 
 // patch changes a record.
 func (p *Provider) patch(ctx context.Context, id string, changes []change) (*record, error) {
+	r, err := p.patchOnce(ctx, id, changes)
+	if disk.KindOf(err) != disk.Busy || !slices.ContainsFunc(changes, func(c change) bool { return c.Op == "remove" }) {
+		return r, err
+	}
+	// Nothing can be removed twice: a request whose answer was lost may have done it.
+	now, failed := p.record(ctx, id)
+	if failed != nil {
+		return r, err
+	}
+	rest := slices.DeleteFunc(slices.Clone(changes), func(c change) bool {
+		_, there := now.props[strings.TrimPrefix(c.Path, "/")]
+		return c.Op == "remove" && !there
+	})
+	if len(rest) == len(changes) {
+		return r, err
+	}
+	return p.patchOnce(ctx, id, rest)
+}
+
+func (p *Provider) patchOnce(ctx context.Context, id string, changes []change) (*record, error) {
 	if len(changes) == 0 {
 		return p.record(ctx, id)
 	}
@@ -132,7 +157,7 @@ func (p *Provider) patch(ctx context.Context, id string, changes []change) (*rec
 // put sets a key of a record, or adds a property. A property that is empty is kept so.
 func put(r *record, key string, value any) change {
 	op := "add"
-	if _, ok := r.props[key]; ok || recordKeys()[key] {
+	if _, ok := r.props[key]; ok || ofRecord(key) {
 		op = "replace"
 	}
 	if s, ok := value.(string); ok && s == "" {

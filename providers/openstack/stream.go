@@ -100,23 +100,20 @@ func (s *stream) receive(t turn, p []byte, off int64) (n int, between []byte, er
 // fill reads what comes next.
 func (s *stream) fill(p []byte) (n int, err error) {
 	err = s.m.c.retry.Do(s.m.ctx, func(ctx context.Context) error {
-		if err := s.open(ctx, int64(len(p)-n)); err != nil {
-			return err
-		}
-		got, err := io.ReadFull(s.resp.Body, p[n:n+int(min(int64(len(p)-n), s.until-s.pos))])
-		n += got
-		s.pos += int64(got)
-		switch {
-		case err != nil:
-			s.hangUp()
-			if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-				err = &providers.Transient{Err: disk.Errorf(disk.Unreachable, "the answer ends early: %w", io.ErrUnexpectedEOF)}
-			} else {
-				err = transportError(ctx, err)
+		for n < len(p) {
+			if err := s.open(ctx, int64(len(p)-n)); err != nil {
+				return err
 			}
-			return err
-		case n < len(p):
-			return &providers.Transient{Err: disk.Errorf(disk.Unreachable, "the answer ends early: %w", io.ErrUnexpectedEOF)}
+			got, err := io.ReadFull(s.resp.Body, p[n:n+int(min(int64(len(p)-n), s.until-s.pos))])
+			n += got
+			s.pos += int64(got)
+			if err != nil {
+				s.hangUp()
+				if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+					return &providers.Transient{Err: disk.Errorf(disk.Unreachable, "the answer ends early: %w", io.ErrUnexpectedEOF)}
+				}
+				return transportError(ctx, err)
+			}
 		}
 		return nil
 	})

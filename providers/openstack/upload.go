@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -69,10 +70,25 @@ func (p *Provider) begin(ctx context.Context, spec providers.Spec) (*upload, err
 	u.token = u.id
 	p.own(u.id, true)
 	if err := u.create(ctx); err != nil {
-		p.own(u.id, false)
-		return nil, err
+		return nil, errors.Join(err, u.unmake(ctx, err))
 	}
 	return u, nil
+}
+
+// unmake removes the record that a request has made whose answer was lost, or was not
+// waited for.
+func (u *upload) unmake(ctx context.Context, why error) error {
+	defer u.p.own(u.id, false)
+	kind := disk.KindOf(why)
+	if ctx.Err() == nil && kind != disk.Unreachable && kind != disk.Timeout {
+		return nil // it was refused
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lostTime)
+	defer cancel()
+	if err := u.p.remove(ctx, u.id); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("remove what may have been made: %w", err)
+	}
+	return nil // the cloud is away: gc finds it
 }
 
 // check refuses what can be known to fail.
@@ -101,6 +117,13 @@ func (p *Provider) check(ctx context.Context, spec providers.Spec) error {
 		if r.Protected {
 			return disk.Errorf(disk.Busy, "image %s, which it would replace, is protected", r.ID)
 		}
+		s, err := p.client.account(ctx)
+		if err != nil {
+			return err
+		}
+		if r.Owner != "" && s.project != "" && r.Owner != s.project {
+			return disk.Hint(disk.Errorf(disk.Denied, "image %s, which it would replace, is of another project", r.ID), "give the new one another name")
+		}
 		own = append(own, old.ID)
 	}
 	if err := p.refuseTaken(ctx, spec.Name, own...); err != nil {
@@ -111,6 +134,9 @@ func (p *Provider) check(ctx context.Context, spec providers.Spec) error {
 	}
 	return nil
 }
+
+// lostTime is how long it is looked for what a lost request has made.
+const lostTime = 10 * time.Second
 
 // newID is a random UUID, version 4 of RFC 9562.
 func newID() string {
@@ -199,9 +225,12 @@ func (u *upload) properties(ctx context.Context) (map[string]string, error) {
 	for _, role := range providers.Roles() {
 		key := companionProp(role)
 		if id := props[key]; id != "" {
-			if _, err := u.p.record(ctx, id); err != nil {
+			switch _, err := u.p.record(ctx, id); {
+			case disk.KindOf(err) == disk.NotFound:
 				delete(props, key)
 				props[providers.SourcePrefix+key] = id
+			case err != nil:
+				return nil, fmt.Errorf("look for its %s: %w", role, err)
 			}
 		}
 	}
@@ -224,8 +253,8 @@ func (p *Provider) Resume(ctx context.Context, spec providers.Spec, token []byte
 	case spec.Name == "":
 	case r.props[propJob] != spec.Job || !resumes(r, spec):
 		err = disk.Errorf(disk.Invalid, "image %s is of another job", r.ID)
-	case r.Status == "active" && *r.Size != spec.Size:
-		err = disk.Errorf(disk.Invalid, "it has %d bytes, not %d", *r.Size, spec.Size)
+	case r.Status == "active" && r.size() != spec.Size:
+		err = disk.Errorf(disk.Invalid, "it has %d bytes, not %d", r.size(), spec.Size)
 	}
 	if err != nil {
 		if disk.KindOf(err) == disk.Invalid {
@@ -263,8 +292,8 @@ func (u *upload) verify(ctx context.Context) (providers.Digest, error) {
 	switch {
 	case r.Status != "active":
 		return providers.Digest{}, disk.Errorf(disk.Other, "the image is %s after all was sent", r.Status)
-	case r.Size == nil || *r.Size != u.spec.Size:
-		return providers.Digest{}, disk.Errorf(disk.Malformed, "the cloud holds %d bytes, %d were sent", *r.Size, u.spec.Size)
+	case r.size() != u.spec.Size:
+		return providers.Digest{}, disk.Errorf(disk.Malformed, "the cloud holds %d bytes, %d were sent", r.size(), u.spec.Size)
 	case r.HashAlgo == "sha512" && u.sent != "":
 		return providers.Digest{Algorithm: r.HashAlgo, Sum: r.HashValue, Sent: u.sent}, nil
 	}
@@ -333,16 +362,17 @@ func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
 	if r, err = u.finishCompanions(ctx, r, beside); err != nil {
 		return providers.Entry{}, err
 	}
-	if old := u.spec.Replaces; old != nil {
-		if err := u.p.delete(ctx, *old); err != nil && disk.KindOf(err) != disk.NotFound {
-			return providers.Entry{}, fmt.Errorf("remove the image that it replaces: %w", err)
-		}
-	}
 	if r, err = u.complete(ctx, r); err != nil {
 		return providers.Entry{}, err
 	}
+	u.end() // from here on it stays: what it replaces may go at any moment
 	for _, c := range beside {
 		c.upload.end()
+	}
+	if old := u.spec.Replaces; old != nil {
+		if err := u.p.delete(context.WithoutCancel(ctx), *old); err != nil && disk.KindOf(err) != disk.NotFound {
+			return providers.Entry{}, fmt.Errorf("the image is there, as %s; remove the one that it replaces: %w", u.id, err)
+		}
 	}
 	return r.entry(u.p), nil
 }
@@ -371,6 +401,7 @@ func (u *upload) win(ctx context.Context, own []string) error {
 				seen[r.ID], rivals, fresh = true, true, true
 			case r.props[propState] == "":
 				return disk.Errorf(disk.Exists, "image %s has taken that name meanwhile", r.ID)
+			case !u.p.working(&r): // a crash has left it
 			case r.ID < u.id:
 				return disk.Errorf(disk.Exists, "image %s is about to take that name", r.ID)
 			default:
@@ -407,20 +438,20 @@ func (u *upload) complete(ctx context.Context, r *record) (*record, error) {
 	return u.p.patch(ctx, r.ID, changes)
 }
 
-// Abort removes the record and its bytes, for a cancelled context too.
+// Abort removes the record and its bytes, for a cancelled context too. Where it cannot,
+// they are left over.
 func (u *upload) Abort(ctx context.Context) error {
 	if u.done {
 		return nil
 	}
+	defer u.end()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	if u.reused { // it is of others
-		u.end()
 		return nil
 	}
 	if err := u.p.remove(ctx, u.id); err != nil {
 		return fmt.Errorf("abort upload of %.80q: %w", strings.TrimSpace(u.spec.Name), err)
 	}
-	u.end()
 	return nil
 }
