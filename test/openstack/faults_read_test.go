@@ -43,7 +43,7 @@ func readFaults() []mountFault {
 		},
 		{name: "glance restarted", fault: get(&Fault{After: 1 << 20, Times: 1}), do: func(t testing.TB, _ *mountCase) { restartGlance(t) }, alone: true},
 		{
-			name: "password changed", fault: get(&Fault{Times: 1, Status: http.StatusUnauthorized}), errno: syscall.EACCES, cause: "log in", alone: true,
+			name: "password changed", fault: get(&Fault{Status: http.StatusUnauthorized}), errno: syscall.EACCES, cause: "log in", alone: true,
 			before: func(t testing.TB, x *mountCase) {
 				x.a = &api{token: login(t, "admin").token, project: x.a.project}
 				x.password(t, "other")
