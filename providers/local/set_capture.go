@@ -55,10 +55,15 @@ func (p *Provider) capturable(file, format string) ([]string, error) {
 // fill fills the temporaries with the content of the files, as of one moment, and
 // reads back what was copied.
 func (c captured) fill(ctx context.Context) error {
+	var stale error
 	for range copyAttempts {
 		sums, err := c.clone(ctx)
-		if disk.KindOf(err) == disk.Stale {
+		switch kind := disk.KindOf(err); {
+		case kind == disk.Stale:
+			stale = err
 			continue
+		case kind == disk.NotFound && stale != nil: // that was why
+			return stale
 		}
 		for i, sum := range sums {
 			if err == nil && sum != "" {

@@ -22,6 +22,7 @@ type faultRoute struct {
 	ours     bool   // a command of chromogenic: its exit status tells the kind
 	again    bool   // the program tries a second time
 	plain    bool   // the copy is a plain file, and not an image of a provider
+	direct   bool   // so is the image
 	line     func(x *faultCase) *exec.Cmd
 	// made is where the copy is, and in which format.
 	made func(t testing.TB, x *faultCase) (path, format string)
@@ -126,7 +127,7 @@ func sourceRoutes() (all []faultRoute) {
 			faultRoute{name: "chromogenic cp out, " + p[0] + " as " + p[1], ext: p[0], format: p[1], ours: true, made: madeOutside, line: func(x *faultCase) *exec.Cmd {
 				return x.with("cp", place(x), outside(x))
 			}},
-			faultRoute{name: "chromogenic convert, " + p[0] + " to " + p[1], ext: p[0], format: p[1], ours: true, made: madeOutside, line: func(x *faultCase) *exec.Cmd {
+			faultRoute{name: "chromogenic convert, " + p[0] + " to " + p[1], ext: p[0], format: p[1], ours: true, direct: true, made: madeOutside, line: func(x *faultCase) *exec.Cmd {
 				return own("convert", x.file, outside(x))
 			}},
 		)

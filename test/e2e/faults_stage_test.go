@@ -95,6 +95,9 @@ func (s *faultStage) newCase(t testing.TB, f fault, r faultRoute) *faultCase {
 	t.Helper()
 	s.cases++
 	x := &faultCase{faultStage: s, fault: f, route: r, disk: s.source, name: fmt.Sprintf("c%d", s.cases), master: s.masters[r.ext], out: t.TempDir()}
+	if r.direct && f.direct != 0 {
+		x.errno = f.direct
+	}
 	folder := s.good.images
 	if r.into {
 		x.disk = s.target

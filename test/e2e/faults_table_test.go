@@ -26,7 +26,12 @@ type fault struct {
 	meanwhile func(t testing.TB, x *faultCase)
 	undo      func(t testing.TB, x *faultCase) // of meanwhile, when the program has ended; nil is nothing
 	notOf     func(faultRoute) bool            // routes to which it cannot happen; nil is none
+	anew      bool                             // a capture begins anew: it is of the machine as it is then
+	direct    syscall.Errno                    // where the file is no provider's; 0 is errno
 }
+
+// anewNote tells people of anew.
+const anewNote = "a capture begins anew, and is of the machine as it is then"
 
 // at is where the faults strike that have a place: everything before it is well. It
 // begins a page, for no kernel knows more of a disk, and no cluster or block.
@@ -72,18 +77,18 @@ func sourceFaults() []fault {
 		{name: "vanishing", what: "a read fails with ENOENT", disk: sector(at, syscall.ENOENT), errno: syscall.ESTALE, cause: "no such file"},
 		{name: "not opened", what: "open fails with EIO", disk: failing(faultfs.Open, syscall.EIO), errno: syscall.EIO, cause: "input/output error"},
 		{name: "forbidden", what: "open fails with EACCES (chmod 000)", disk: failing(faultfs.Open, syscall.EACCES), errno: syscall.EACCES, cause: "permission denied"},
-		{name: "bad inode", what: "stat of the file fails with EIO", disk: failing(faultfs.Lookup, syscall.EIO), errno: syscall.EHOSTUNREACH, cause: "input/output error", note: "the whole folder is unreachable: a listing without the image would have it deleted from backups"},
+		{name: "bad inode", what: "stat of the file fails with EIO", disk: failing(faultfs.Lookup, syscall.EIO), errno: syscall.EHOSTUNREACH, direct: syscall.EIO, cause: "input/output error", note: "the whole folder is unreachable: a listing without the image would have it deleted from backups; of a file that is no provider's it is EIO"},
 
 		{name: "removed", what: "the file is removed while it is read", disk: held(), errno: syscall.ESTALE, cause: "deleted or replaced", meanwhile: func(t testing.TB, x *faultCase) { must(t, os.Remove(x.file)) }},
 		{name: "renamed", what: "the file gets another name while it is read", disk: held(), note: "who has it open reads on; the old name is ENOENT from then on", meanwhile: func(t testing.TB, x *faultCase) { must(t, os.Rename(x.file, x.file+".away")) }},
-		{name: "replaced", what: "another file takes its name while it is read", disk: held(), errno: syscall.ESTALE, cause: "deleted or replaced", meanwhile: func(t testing.TB, x *faultCase) {
+		{name: "replaced", what: "another file takes its name while it is read", disk: held(), errno: syscall.ESTALE, cause: "deleted or replaced", anew: true, note: anewNote, meanwhile: func(t testing.TB, x *faultCase) {
 			other := filepath.Join(filepath.Dir(x.file), ".other")
 			run(t, "cp", x.master, other)
 			must(t, os.Rename(other, x.file))
 		}},
-		{name: "truncated", what: "the file is cut while it is read", disk: held(), errno: syscall.ESTALE, cause: "changed", meanwhile: func(t testing.TB, x *faultCase) { must(t, os.Truncate(x.file, at/2)) }},
-		{name: "grown", what: "the file grows while it is read", disk: held(), errno: syscall.ESTALE, cause: "changed", meanwhile: func(t testing.TB, x *faultCase) { script(t, `echo more >> "$1"`, x.file) }},
-		{name: "written to", what: "somebody writes to the file while it is read", disk: held(), errno: syscall.ESTALE, cause: "changed", meanwhile: func(t testing.TB, x *faultCase) {
+		{name: "truncated", what: "the file is cut while it is read", disk: held(), errno: syscall.ESTALE, cause: "changed", anew: true, note: anewNote, meanwhile: func(t testing.TB, x *faultCase) { must(t, os.Truncate(x.file, at/2)) }},
+		{name: "grown", what: "the file grows while it is read", disk: held(), errno: syscall.ESTALE, cause: "changed", anew: true, note: anewNote, meanwhile: func(t testing.TB, x *faultCase) { script(t, `echo more >> "$1"`, x.file) }},
+		{name: "written to", what: "somebody writes to the file while it is read", disk: held(), errno: syscall.ESTALE, cause: "changed", anew: true, note: anewNote, meanwhile: func(t testing.TB, x *faultCase) {
 			script(t, `echo other | dd of="$1" bs=1 seek=4000 conv=notrunc status=none`, x.file)
 		}},
 		{name: "unplugged", what: "the disk goes away while the file is read", disk: held(), errno: syscall.EHOSTUNREACH, cause: "", meanwhile: func(t testing.TB, x *faultCase) { must(t, x.disk.Kill()) }},
