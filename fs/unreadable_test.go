@@ -1,13 +1,17 @@
 package fs
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
+	"chromogenic/disk"
 	"chromogenic/pipeline"
+	"chromogenic/providers"
 	"chromogenic/providers/local"
 )
 
@@ -48,5 +52,46 @@ func TestUnreadableImagesOfACloud(t *testing.T) {
 	m.tree.p.Refresh()
 	if got := list(t, dir); !slices.Contains(got, "bad.qcow2") {
 		t.Errorf("of another version %q", got)
+	}
+}
+
+// A lost provider is distant, and its listings fail.
+type lost struct {
+	distant
+	why atomic.Pointer[disk.Kind]
+}
+
+func (p *lost) List(ctx context.Context, kind providers.Kind) ([]providers.Entry, error) {
+	if k := p.why.Load(); k != nil {
+		return nil, disk.Errorf(*k, "ask: no")
+	}
+	return p.distant.List(ctx, kind)
+}
+
+// TestListingThatFails: a directory of a cloud never vanishes, whatever the cloud says.
+func TestListingThatFails(t *testing.T) {
+	for kind, want := range map[disk.Kind]syscall.Errno{
+		disk.NotFound: syscall.EHOSTUNREACH, disk.Unreachable: syscall.EHOSTUNREACH, disk.Denied: syscall.EACCES, disk.Other: syscall.EIO,
+	} {
+		p := &lost{}
+		m := mountSites(t, func(m *testMount, _ *Options) {
+			writeImage(t, filepath.Join(m.a, "web.raw"), pattern(1, 1<<20))
+		}, func(o *pipeline.Options) {
+			p.distant = distant{o.Sites[0].Provider.(*local.Provider)}
+			o.Sites[0].Provider = p
+		})
+		p.why.Store(&kind)
+		_, err := os.ReadDir(m.path("a/images"))
+		wantErrno(t, "opendir", err, want)
+		_, err = os.Stat(m.path("a/images/web.raw"))
+		wantErrno(t, "stat", err, want)
+		p.why.Store(nil)
+		m.tree.p.Refresh()
+		before := list(t, m.path("a/images"))
+		p.why.Store(&kind)
+		m.tree.p.Refresh()
+		if now := list(t, m.path("a/images")); !slices.Equal(now, before) || len(now) == 0 {
+			t.Errorf("%v: listed are %q, before %q", kind, now, before)
+		}
 	}
 }
