@@ -83,6 +83,7 @@ func TestListingOfASlowCloud(t *testing.T) {
 		if took := time.Since(began); took != listPatience {
 			t.Errorf("the old listings came after %v", took)
 		}
+		synctest.Wait()
 		if c.asked != 2 {
 			t.Errorf("asked %d times", c.asked)
 		}
