@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"chromogenic/disk"
@@ -86,13 +87,13 @@ func TestViewVerify(t *testing.T) {
 	if err := disk.ReadFull(guest, content, 2<<20); err != nil {
 		t.Fatal(err)
 	}
-	for name, format := range map[string]string{"good.qcow2": "raw", "bad.qcow2": "raw", "raw.raw": "qcow2"} {
+	for name, format := range map[string]string{"good.qcow2": "raw", "bad.qcow2": "raw", "bad-raw.raw": "qcow2", "good-raw.raw": "qcow2"} {
 		if filepath.Ext(name) == ".raw" {
 			b.put("a/"+name, guest)
 		} else {
 			b.put("a/"+name, asQcow2(t, guest))
 		}
-		bad := name != "good.qcow2"
+		bad := strings.HasPrefix(name, "bad")
 		if bad {
 			p.damage(t, name, content)
 		}
@@ -115,7 +116,7 @@ func TestViewVerify(t *testing.T) {
 			t.Errorf("%s is verified %d times with a copy", name, p.asks)
 		}
 	}
-	if got := b.files("b"); len(got) != 1 {
+	if got := b.files("b"); len(got) != 2 {
 		t.Errorf("arrived are %q", got)
 	}
 }
