@@ -43,7 +43,7 @@ func mountCommand() *cli.Command {
 			"file, or none, which is the usual one.\n" +
 			"\n" +
 			"SIGTERM and SIGINT end the mount; SIGHUP takes the providers from the\n" +
-			"configuration as it is now, and looks at all of them anew; SIGUSR1 logs a summary.",
+			"configuration (with --all from clouds.yaml too) as it is now, and looks at all of them anew; SIGUSR1 logs a summary.",
 		Flags: mountFlags(append(commonFlags(),
 			&cli.BoolFlag{Name: "daemon", Aliases: []string{"d"}, Usage: "go into the background when the mount is live"},
 			&cli.BoolFlag{Name: "all", Usage: "show every cloud of clouds.yaml too"},
@@ -75,7 +75,8 @@ func mountCommand() *cli.Command {
 // A mounting is a mount that is about to be made.
 type mounting struct {
 	*config
-	file       config   // what the file says of it, without flags
+	file       config   // what the file says of it, without flags and without clouds that it does not name
+	hidden     []string // clouds that are not shown, for their names are taken
 	kernel     []string // mount options that are not ours
 	mountpoint string   // an absolute path
 	source     string   // a folder or a configuration, as fstab(5) has it; empty without
@@ -96,6 +97,7 @@ func serve(c *cli.Context, waiting *parent) error {
 		return err
 	}
 	defer closeLog()
+	m.warnHidden()
 	m.notify = newNotifier(waiting != nil, m.log)
 	p, err := m.pipeline(c.Context)
 	if err != nil {
@@ -188,8 +190,6 @@ func newMounting(c *cli.Context) (*mounting, error) {
 	if m.mountpoint, err = filepath.Abs(mountpoint); err != nil {
 		return nil, err
 	}
-	m.file = *m.config
-	m.file.Providers = slices.Clone(m.Providers)
 	if m.kernel, err = m.take(c); err != nil {
 		return nil, err
 	}
@@ -207,17 +207,23 @@ func (m *mounting) configure(c *cli.Context) (mountpoint string, err error) {
 	asked := configOption(c)
 	if c.NArg() == 2 {
 		m.source = c.Args().Get(0)
-		if m.config, err = sourceConfig(m.source, asked); err == nil && c.Bool("all") {
-			_, err = m.addDiscovered()
+		m.config, err = sourceConfig(m.source, asked)
+	} else {
+		m.config, err = configured(asked)
+		if c.Bool("all") && asked == "" && disk.KindOf(err) == disk.NotFound {
+			m.config, err = &config{}, nil
 		}
-		return c.Args().Get(1), err
 	}
-	m.config, err = configured(asked)
-	if c.Bool("all") && (err == nil || asked == "" && disk.KindOf(err) == disk.NotFound) {
-		if m.config == nil {
-			m.config = &config{}
-		}
-		_, err = m.addDiscovered()
+	if err != nil {
+		return "", err
+	}
+	m.file = *m.config
+	m.file.Providers = slices.Clone(m.Providers)
+	if c.Bool("all") {
+		m.hidden, err = m.addDiscovered()
+	}
+	if c.NArg() == 2 {
+		return c.Args().Get(1), err
 	}
 	if err == nil && c.Bool("all") && len(m.Providers) == 0 {
 		err = disk.Hint(disk.Errorf(disk.NotFound, "mount --all: no cloud is found"), "openstack --os-cloud NAME image list must work; OS_CLIENT_CONFIG_FILE names a clouds.yaml")
@@ -226,6 +232,13 @@ func (m *mounting) configure(c *cli.Context) (mountpoint string, err error) {
 		return "", err
 	}
 	return cmp.Or(c.Args().First(), m.Mountpoint, defaultMountpoint), nil
+}
+
+// warnHidden tells of the clouds that are not shown.
+func (m *mounting) warnHidden() {
+	for _, name := range m.hidden {
+		m.log.Warn("a cloud is not shown, for another provider has its name: give it one in the configuration", "cloud", name)
+	}
 }
 
 // status is one line for whoever watches the service.

@@ -59,6 +59,7 @@ type providerConfig struct {
 	Spool      bool              // fetch images as a whole where parts cannot be had
 	Import     bool              // upload by way of the import API
 	Properties map[string]string // of every upload
+	Found      bool              // the configuration does not name it
 }
 
 // providerName is what may name a provider, for it names a directory too.

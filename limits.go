@@ -84,8 +84,8 @@ func (c *config) limits() pipeline.Limits {
 	return pipeline.Limits{Rate: &c.BWLimit, Budget: &c.ReadBudget}
 }
 
-// unlimited is the same without limits.
+// unlimited is the same without limits, whoever names it.
 func (p providerConfig) unlimited() providerConfig {
-	p.BWLimit, p.ReadBudget = nil, nil
+	p.BWLimit, p.ReadBudget, p.Found = nil, nil, false
 	return p
 }

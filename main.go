@@ -160,14 +160,11 @@ func discovered() ([]providerConfig, error) {
 	}
 	var found []providerConfig
 	for _, c := range clouds {
-		name := c.Name
-		if c.Region != "" {
-			name += "-" + c.Region
-		}
-		found = append(found, providerConfig{Name: directoryName(name), Type: typeOpenStack, Cloud: c.Name, Region: c.Region})
+		found = append(found, providerConfig{Type: typeOpenStack, Cloud: c.Name, Region: c.Region, Found: true})
 	}
+	nameClouds(found)
 	if len(found) == 0 && os.Getenv("OS_AUTH_URL") != "" {
-		found = append(found, providerConfig{Name: "openstack", Type: typeOpenStack})
+		found = append(found, providerConfig{Name: "openstack", Type: typeOpenStack, Found: true})
 	}
 	return found, nil
 }

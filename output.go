@@ -19,7 +19,7 @@ import (
 // output says how writeFile writes.
 type output struct {
 	Force    bool      // replaces a file that is there
-	Verify   bool      // reads the file back and compares
+	Verify   bool      // verifies what is copied (disk.Verifier), reads the file back and compares
 	Mtime    time.Time // of the file; zero is now
 	Progress func(pipeline.Progress)
 }
@@ -93,6 +93,7 @@ func own(temp string, made os.FileInfo) error {
 
 // fill copies img into f, which is empty, until it is on the disk.
 func (o output) fill(ctx context.Context, f *os.File, img disk.Image) error {
+	source := img
 	var digester *disk.Digester
 	if o.Verify {
 		digester = disk.NewDigester(img)
@@ -109,6 +110,9 @@ func (o output) fill(ctx context.Context, f *os.File, img disk.Image) error {
 		return err
 	}
 	if digester != nil {
+		if err := disk.Verify(ctx, source); err != nil {
+			return err
+		}
 		want, err := digester.Sum(ctx)
 		if err != nil {
 			return err

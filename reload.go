@@ -2,18 +2,20 @@ package main
 
 import (
 	"reflect"
+	"slices"
 
 	"chromogenic/pipeline"
 )
 
-// reload reads the configuration again and takes its providers and limits, but for a
-// limit that flags have set. One that is wrong changes nothing, and of the other
-// options of the mount none changes.
+// reload reads the configuration again, and with --all which clouds there are, and
+// takes their providers and limits, but for a limit that flags have set. One that is
+// wrong changes nothing, and of the other options of the mount none changes.
 func (m *mounting) reload(p *pipeline.Pipeline) {
-	if m.Path == "" {
+	all := m.cli.Bool("all")
+	if m.Path == "" && !all {
 		return
 	}
-	now, err := loadConfig(m.Path)
+	now, hidden, err := m.reread(all)
 	if err != nil {
 		m.log.Error("the configuration is refused, and the one before stays", "error", err)
 		return
@@ -29,11 +31,27 @@ func (m *mounting) reload(p *pipeline.Pipeline) {
 		m.log.Error("the configuration is refused, and the one before stays", "error", err)
 		return
 	}
+	m.hidden = hidden
+	m.warnHidden()
 	m.Providers, m.made = settled.Providers, settled.made
 	m.BWLimit, m.ReadBudget = settled.BWLimit, settled.ReadBudget
 	if !reflect.DeepEqual(now.fixed(), m.file.fixed()) {
 		m.log.Warn("options of the mount have changed: unmount and mount again for those", "config", m.Path)
 	}
+}
+
+// reread is the configuration as it is now, with the clouds that it does not name if
+// they are asked for too; hidden is that of addDiscovered.
+func (m *mounting) reread(all bool) (now *config, hidden []string, err error) {
+	if now = new(m.file); m.Path != "" {
+		now, err = loadConfig(m.Path)
+	} else {
+		now.Providers = slices.Clone(m.file.Providers)
+	}
+	if err == nil && all {
+		hidden, err = now.rediscovered(m.Providers)
+	}
+	return now, hidden, err
 }
 
 // fixed is the part of a configuration that a mount keeps to its end.

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -43,34 +42,21 @@ func configuredOrFound(asked string) (*config, error) {
 		return conf, err
 	}
 	found := &config{}
-	if added, failed := found.addDiscovered(); failed != nil || added == 0 {
+	if _, failed := found.addDiscovered(); failed != nil || len(found.Providers) == 0 {
 		return nil, cmp.Or(failed, err)
 	}
 	return found, nil
 }
 
-// addDiscovered adds the clouds that need no configuration, but for those whose name is
-// taken, and tells how many.
-func (c *config) addDiscovered() (int, error) {
-	found, err := discovered()
-	added := 0
-	for _, p := range found {
-		if !slices.ContainsFunc(c.Providers, func(have providerConfig) bool { return have.Name == p.Name }) {
-			c.Providers = append(c.Providers, p)
-			added++
-		}
+// commandConfig is configuredOrFound for a command, with the clouds that its arguments
+// name and the configuration does not.
+func commandConfig(c *cli.Context) (*config, error) {
+	conf, err := configuredOrFound(c.String("config"))
+	if err != nil {
+		return nil, err
 	}
-	return added, err
+	return conf, conf.addNamed(c.Args().Slice())
 }
-
-// directoryName makes a provider's name of the name that something has elsewhere.
-func directoryName(name string) string {
-	name = notOfName.ReplaceAllString(strings.ToLower(name), "-")
-	return cmp.Or(strings.TrimLeft(name, "-_"), "cloud")
-}
-
-// notOfName are runs of what providerName does not allow.
-var notOfName = regexp.MustCompile(`[^a-z0-9_-]+`)
 
 // sourceConfig is the configuration that the first of two arguments stands for:
 // that of a folder, a file, or, for a word that fstab(5) has where there is no
@@ -189,7 +175,7 @@ func (c *config) open(stateDir, mountpoint string, log *slog.Logger, charge pipe
 // of an image and forgets it at its end. No answer depends on what was
 // remembered.
 func openSession(c *cli.Context) (*pipeline.Pipeline, *config, error) {
-	conf, err := configuredOrFound(c.String("config"))
+	conf, err := commandConfig(c)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -251,7 +237,7 @@ func openService(c *cli.Context) (control.Service, func(), error) {
 // owns the state directory, or opens that itself, and fails where it can do neither. The
 // pipeline is to look with. The function ends both.
 func openOwner(c *cli.Context) (control.Service, *pipeline.Pipeline, func(), error) {
-	conf, err := configuredOrFound(c.String("config"))
+	conf, err := commandConfig(c)
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -28,6 +28,23 @@ func Verify(ctx context.Context, img Image) error {
 	return nil
 }
 
+type throughKey struct{}
+
+// Through gives a context by which a Verifier that reads bytes anew, past the images
+// around it, reads them through wrap: so they are counted and bounded as others are.
+func Through(ctx context.Context, wrap func(Image) Image) context.Context {
+	outer := Anew(ctx)
+	return context.WithValue(ctx, throughKey{}, func(img Image) Image { return outer(wrap(img)) })
+}
+
+// Anew tells a Verifier how an image that it reads anew is to be read.
+func Anew(ctx context.Context) func(Image) Image {
+	if wrap, ok := ctx.Value(throughKey{}).(func(Image) Image); ok {
+		return wrap
+	}
+	return func(img Image) Image { return img }
+}
+
 // Verify checks every disk of the machine.
 func (m *Machine) Verify(ctx context.Context) error {
 	for i, d := range m.Disks {

@@ -9,7 +9,6 @@ import (
 	"chromogenic/formats"
 	"chromogenic/pipeline"
 	"chromogenic/pipeline/jobs"
-	"chromogenic/providers"
 )
 
 // flush is a close of a writable handle. It makes an image of a file with a
@@ -81,25 +80,6 @@ func (g *staged) unfinishedDisk() bool {
 	defer g.mu.Unlock()
 	g.blank = true
 	return true
-}
-
-// roomLeft tells qemu that what it writes will not fit, while it listens: it
-// ignores what its last close says. It skips zeros and writes nothing twice, so
-// its bytes are those that are stored.
-func (g *staged) roomLeft(ctx context.Context, n int) error {
-	if !g.qemu {
-		return nil
-	}
-	p, _ := g.folder.t.p.Provider(g.folder.site)
-	r, ok := p.(providers.Roomer)
-	if !ok {
-		return nil
-	}
-	room, known := r.Room(ctx)
-	if written := g.written.Add(int64(n)); known && written > room {
-		return disk.Errorf(disk.NoSpace, "write image: %d bytes are written, and provider %q has room for %d", written, g.folder.site, room)
-	}
-	return nil
 }
 
 // inherited tells whether the caller closes a file that it has not written to and

@@ -157,7 +157,7 @@ func (k *kindNode) sets(ctx context.Context) ([]fuse.DirEntry, error) {
 	}
 	var names []string
 	for _, n := range x.Shown() {
-		if n.Entry.Reason != "" || len(k.t.diskRows()) == 0 {
+		if n.Entry.Reason != "" || len(k.t.diskRows()) == 0 || !k.cheap() && k.t.p.Unreadable(k.site, n.Entry) {
 			continue
 		}
 		has, err := k.hasDisks(ctx, n.Entry)

@@ -88,7 +88,8 @@ func (t *tree) rowsOf(e providers.Entry) []formats.Format {
 }
 
 // files are what the directory lists: each image that can be read, in each listed
-// format that takes its disk.
+// format that takes its disk. Of a cloud's, which are not opened for that, it leaves out
+// those of which somebody has found out already that they cannot be read.
 func (k *kindNode) files(ctx context.Context) ([]listedFile, error) {
 	ctx, cancel := patient(pipeline.Impatient(ctx, readdirStall))
 	defer cancel()
@@ -101,7 +102,7 @@ func (k *kindNode) files(ctx context.Context) ([]listedFile, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(statsAtOnce)
 	for i, n := range shown {
-		if n.Entry.Reason != "" {
+		if n.Entry.Reason != "" || !cheap && k.t.p.Unreadable(k.site, n.Entry) {
 			continue
 		}
 		g.Go(func() error {

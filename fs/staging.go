@@ -199,6 +199,7 @@ type staged struct {
 	content sync.RWMutex
 	commits chan struct{} // holds one token: who has it may commit
 	written atomic.Int64  // bytes, of what qemu writes
+	room    room          // of the provider
 
 	mu        sync.Mutex
 	key, path string

@@ -283,7 +283,14 @@ func (j *job) verify(ctx context.Context) error {
 		return err
 	}
 	// What came along with the source, where all of it was read, or is read now.
-	if err := j.src.verifyContainer(ctx); err != nil {
+	var from []int
+	for _, p := range j.pieces {
+		from = append(from, p.from)
+	}
+	if j.pieces[0].format == formatOVA {
+		from = nil
+	}
+	if err := j.src.verifyContainers(ctx, from...); err != nil {
 		return err
 	}
 	j.live.Note(func(r *jobs.Record) {

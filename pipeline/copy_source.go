@@ -64,7 +64,7 @@ func (j *job) open(ctx context.Context) error {
 		p := pacers{newPacer(rate)} // of all disks together
 		j.src = j.src.paced(func(img disk.Image) disk.Image { return paced{img, ctx, p} })
 	}
-	return src.machine.Verify(ctx)
+	return src.verifyDisks(ctx)
 }
 
 // look is open for a plan: it captures nothing and reads no content.

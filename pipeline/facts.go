@@ -130,6 +130,13 @@ func (p *Pipeline) factsOver(ctx context.Context, site string, e providers.Entry
 	return l.facts, l.facts.err
 }
 
+// Unreadable tells whether a look at an image has shown that it cannot be read, in this
+// version. Nothing is asked for that: one that nobody has looked at is not.
+func (p *Pipeline) Unreadable(site string, e providers.Entry) bool {
+	f, ok := p.known.GetIfPresent(imageKey(site, e))
+	return ok && f.err != nil
+}
+
 // lookInto finds the facts of an image: in the listing, in the state, or in the image
 // itself.
 func (p *Pipeline) lookInto(key, site string, e providers.Entry, over bool, l *look) (*facts, error) {

@@ -113,7 +113,9 @@ func (p *Pipeline) SnapshotOf(ctx context.Context, site string, instance provide
 	case !ok:
 		err = disk.Errorf(disk.Unsupported, "the provider knows no snapshots by their ids")
 	default:
-		e, err = reuser.SnapshotOf(ctx, instance, id)
+		if e, err = reuser.SnapshotOf(ctx, instance, id); err == nil && e.Live() {
+			err = disk.Errorf(disk.Invalid, "it is a live instance") // a copy would capture it
+		}
 	}
 	if err != nil {
 		return e, fmt.Errorf("find snapshot %q of %s: %w", id, placeOf(site, instance), err)

@@ -140,3 +140,42 @@ func TestSnapshotOfNobody(t *testing.T) {
 	_, err = b.SnapshotOf(context.Background(), "a", b.find("a", providers.Images, "image"), "x")
 	wantKind(t, err, disk.Unsupported)
 }
+
+// A reuser gives one entry for a snapshot.
+type reuser struct {
+	remote
+	snapshot providers.Entry
+}
+
+func (r *reuser) SnapshotOf(context.Context, providers.Entry, string) (providers.Entry, error) {
+	return r.snapshot, nil
+}
+
+// TestSnapshotOfInstance: a snapshot is an image, or a capture that was kept, and copied as
+// such; the job of one that nobody knows more of says nothing of its consistency.
+func TestSnapshotOfInstance(t *testing.T) {
+	r := &reuser{}
+	b := newBench(t, far, func(o *Options) {
+		r.remote = o.Sites[0].Provider.(remote)
+		o.Sites[0].Provider = r
+	})
+	b.put("live/vm.raw", holes())
+	b.put("a/snap.raw", holes())
+	r.snapshot = b.entry("a", "snap")
+	e, err := b.SnapshotOf(t.Context(), "a", b.live(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := b.View(t.Context(), Ref{Site: "a", Entry: e, Format: "raw"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	rec, err := b.copy(CopySpec{From: v, Site: "b", Name: "web"})
+	if err != nil || rec.Consistency != "" {
+		t.Errorf("consistency %q, %v", rec.Consistency, err)
+	}
+	r.snapshot = b.live()
+	_, err = b.SnapshotOf(t.Context(), "a", b.live(), "x")
+	wantKind(t, err, disk.Invalid)
+}

@@ -25,8 +25,8 @@ const (
 // listStall is how long a listing waits for an image that does not answer.
 const listStall = 3 * time.Second
 
-// awayTime is how long a cloud that did not answer is not asked again: whoever lists it
-// would wait for all tries each time.
+// awayTime is how long a cloud that gave no listing is not asked again, unless something
+// of it has changed: whoever lists it would wait for all tries each time.
 const awayTime = 15 * time.Second
 
 // listPatience is how long a cloud may take for a listing where its last one would do
@@ -64,6 +64,7 @@ type list struct {
 	inherited bool        // last is what an earlier process has heard
 	pruned    time.Time   // when it was held against the state
 	away      time.Time   // when a cloud could not be asked
+	again     atomic.Bool // it is to be asked all the same
 	why       error       // of that
 	kept      [32]byte    // the digest of what the state has
 }
@@ -98,8 +99,8 @@ func newSite(o Site) *site {
 // List gives the listing of a site, from memory where it is fresh. Entries of a
 // provider whose images are cheap to open (providers.Prober) are looked into:
 // VirtualSize and Format are filled in, and Reason for those that turn out
-// unreadable. A cloud that cannot be reached, or not at once, gives its last listing,
-// Stale, which may be that of an earlier process; a folder that is gone is an error, for
+// unreadable. A cloud that gives none, for whatever reason, or not at once, gives its last
+// listing, Stale, which may be that of an earlier process; a folder that is gone is an error, for
 // it is right here.
 func (p *Pipeline) List(ctx context.Context, name string, kind providers.Kind) (Listing, error) {
 	return p.list(ctx, name, kind, false)
@@ -150,11 +151,12 @@ func (p *Pipeline) question(s *site, l *list, kind providers.Kind, now bool) (a 
 		return l.asking, valid && !now
 	case valid && !l.inherited && time.Since(l.last.At) < fresh && !now:
 		return answered(l.last, nil), true
-	case time.Since(l.away) < awayTime:
+	case time.Since(l.away) < awayTime && !l.again.Load():
 		return answered(l.stale()), true
 	}
 	l.asking = &asking{began: time.Now(), must: !valid, done: make(chan struct{})}
 	l.valid.Store(true) // what is forgotten from here on, this listing need not show
+	l.again.Store(false)
 	go p.ask(s, l, kind, l.asking)
 	return l.asking, true
 }
@@ -217,9 +219,11 @@ func (p *Pipeline) ask(s *site, l *list, kind providers.Kind, a *asking) {
 	defer l.mu.Unlock()
 	l.asking = nil
 	if err != nil {
-		l.valid.Store(false)
-		if a.err = err; !s.prober && away(err) {
-			l.away, l.why = time.Now(), err
+		if s.prober || a.must {
+			l.valid.Store(false)
+		}
+		if a.err = err; !s.prober && p.ctx.Err() == nil {
+			l.away, l.why = time.Now(), noListing(err)
 			a.all, a.err = l.stale()
 		}
 		return
@@ -277,14 +281,13 @@ func (p *Pipeline) Listings() []ListingState {
 	return all
 }
 
-// away tells whether a cloud could not be asked: it does not answer, or not in time, or
-// does not know us for the moment.
-func away(err error) bool {
-	switch disk.KindOf(err) {
-	case disk.Unreachable, disk.Timeout, disk.Denied:
-		return true
+// noListing is why a cloud gave no listing. It never says that there is nothing: who
+// backs it up would take its images for deleted.
+func noListing(err error) error {
+	if e := disk.AsError(err); e.Kind == disk.NotFound {
+		return &disk.Error{Kind: disk.Unreachable, RequestID: e.RequestID, Hint: e.Hint, Err: err}
 	}
-	return false
+	return err
 }
 
 // probe looks into the entries that have no Reason yet. An image that cannot be
@@ -335,6 +338,7 @@ func (p *Pipeline) Forget(name string) {
 	}
 	for _, l := range s.lists {
 		l.valid.Store(false)
+		l.again.Store(true)
 	}
 }
 

@@ -16,6 +16,7 @@ type farCloud struct {
 	name  string        // of the image
 	slow  chan struct{} // an answer waits for it; nil is at once
 	away  bool
+	why   error // it fails with, in place of that
 	asked int
 }
 
@@ -26,6 +27,9 @@ func (c *farCloud) List(_ context.Context, kind providers.Kind) ([]providers.Ent
 	c.asked++
 	if c.slow != nil {
 		<-c.slow
+	}
+	if c.why != nil {
+		return nil, c.why
 	}
 	if c.away {
 		return nil, disk.Errorf(disk.Unreachable, "ask: nobody answers")
@@ -79,6 +83,7 @@ func TestListingOfASlowCloud(t *testing.T) {
 		if took := time.Since(began); took != listPatience {
 			t.Errorf("the old listings came after %v", took)
 		}
+		synctest.Wait()
 		if c.asked != 2 {
 			t.Errorf("asked %d times", c.asked)
 		}
@@ -154,4 +159,72 @@ func TestListingOutlives(t *testing.T) {
 	// A cloud that is there is asked, whatever was listed a moment ago.
 	p = farPipeline(t, &farCloud{place: "x", name: "b"}, dir, true)
 	wantListed(t, p, "b", false)
+}
+
+// TestListingAfterAFailure: whatever a cloud fails with, its last listing is served, and
+// it is asked again after a while; at once when something has changed or the owner says so.
+func TestListingAfterAFailure(t *testing.T) {
+	for _, kind := range []disk.Kind{disk.NotFound, disk.Invalid, disk.Unsupported, disk.Malformed, disk.Other, disk.Denied, disk.Timeout} {
+		synctest.Test(t, func(t *testing.T) {
+			c := &farCloud{name: "a"}
+			p := farPipeline(t, c, "", true)
+			defer p.Close()
+			wantListed(t, p, "a", false)
+			time.Sleep(freshCloud)
+			c.why = disk.Errorf(kind, "list: no")
+			wantListed(t, p, "a", true)
+			wantListed(t, p, "a", true)
+			if c.asked != 2 {
+				t.Errorf("%v: asked %d times", kind, c.asked)
+			}
+			c.why, c.name = nil, "b"
+			p.Forget("far")
+			wantListed(t, p, "b", false)
+
+			time.Sleep(freshCloud)
+			c.away = true
+			wantListed(t, p, "b", true)
+			p.Refresh()
+			wantListed(t, p, "b", true)
+			if c.asked != 5 {
+				t.Errorf("%v: asked %d times", kind, c.asked)
+			}
+			c.away, c.name = false, "c"
+			wantListed(t, p, "b", true)
+			time.Sleep(awayTime)
+			wantListed(t, p, "c", false)
+		})
+	}
+}
+
+// TestListingThatChangedWhileItFailed: a change of our own during a question that fails
+// has the next one asked.
+func TestListingThatChangedWhileItFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &farCloud{name: "a"}
+		p := farPipeline(t, c, "", true)
+		defer p.Close()
+		wantListed(t, p, "a", false)
+		time.Sleep(freshCloud)
+		c.slow, c.away = make(chan struct{}), true
+		go p.List(t.Context(), "far", providers.Images)
+		synctest.Wait()
+		p.Forget("far")
+		close(c.slow)
+		synctest.Wait()
+		c.slow, c.away, c.name = nil, false, "b"
+		wantListed(t, p, "b", false)
+	})
+}
+
+// TestListingOfNothing: a cloud without any listing is never said to have none.
+func TestListingOfNothing(t *testing.T) {
+	for kind, want := range map[disk.Kind]disk.Kind{disk.NotFound: disk.Unreachable, disk.Denied: disk.Denied, disk.Other: disk.Other} {
+		p := farPipeline(t, &farCloud{why: disk.Hint(disk.Errorf(kind, "list: no"), "mend it")}, "", true)
+		_, err := p.List(t.Context(), "far", providers.Images)
+		wantKind(t, err, want)
+		if hint := disk.AsError(err).Hint; hint != "mend it" {
+			t.Errorf("%v: the hint is %q", kind, hint)
+		}
+	}
 }

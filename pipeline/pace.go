@@ -159,8 +159,11 @@ var (
 // Allocated is that of the image; where it cannot tell, its size.
 func (i paced) Allocated() int64 { return allocatedOf(i.Image) }
 
-// Verify is that of the image.
-func (i paced) Verify(ctx context.Context) error { return disk.Verify(ctx, i.Image) }
+// Verify is that of the image. What it reads anew is paced too.
+func (i paced) Verify(ctx context.Context) error {
+	pace := func(img disk.Image) disk.Image { return paced{img, ctx, i.pacers} }
+	return disk.Verify(disk.Through(ctx, pace), i.Image)
+}
 
 // ReadAt reads the image.
 func (i paced) ReadAt(p []byte, off int64) (int, error) {

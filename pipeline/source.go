@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,16 +56,41 @@ type sourceOptions struct {
 	wrap    func(providers.Source) providers.Source // what is opened passes through it; may be nil
 }
 
-// verifyContainer compares the container's bytes with the digest that the provider has
-// of them, where it has one. What was read in order as a whole was compared then.
-func (c *core) verifyContainer(ctx context.Context) error {
+// verifyContainers compares the bytes of the containers of disks, all for none, with the
+// digests that the provider has of them, where it has some. What was read in order as a
+// whole was compared then, and is not read again.
+func (c *core) verifyContainers(ctx context.Context, disks ...int) error {
 	src, err := c.lease.get(ctx)
 	if err != nil {
 		return err
 	}
-	for _, one := range append([]*source{src}, src.set...) {
+	if c.pace != nil {
+		ctx = disk.Through(ctx, c.pace)
+	}
+	for n, one := range append([]*source{src}, src.set...) {
+		if len(disks) > 0 && len(src.set) > 0 && !slices.Contains(disks, n) {
+			continue
+		}
 		if err := disk.Verify(ctx, one.Image); err != nil {
 			return fmt.Errorf("verify source: %w", err)
+		}
+	}
+	return nil
+}
+
+// verifyDisks compares disks, all for none, with the digests that the container itself has
+// of them. The disk of any other container is its bytes, at most, and those are for verifyContainers.
+func (s *source) verifyDisks(ctx context.Context, disks ...int) error {
+	for n, d := range s.machine.Disks {
+		one := s
+		if len(s.set) > 0 && n > 0 {
+			one = s.set[n-1]
+		}
+		if !one.format.Machine || len(disks) > 0 && !slices.Contains(disks, n) {
+			continue
+		}
+		if err := disk.Verify(ctx, d); err != nil {
+			return fmt.Errorf("verify disk %d: %w", n+1, err)
 		}
 	}
 	return nil

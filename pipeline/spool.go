@@ -123,8 +123,17 @@ func (s *Spool) grow(size int64) {
 	}
 }
 
-// store writes into the file, which is made for the first byte.
+// store writes into the file. What is kept for nobody makes room for it.
 func (s *Spool) store(p []byte, off int64) (int, error) {
+	n, err := s.write(p, off)
+	for err != nil && disk.KindOf(err) == disk.NoSpace && s.p.dropWhole(0) {
+		n, err = s.write(p, off)
+	}
+	return n, err
+}
+
+// write writes into the file, which is made for the first byte.
+func (s *Spool) write(p []byte, off int64) (int, error) {
 	if err := s.p.claim(s.file, int64(len(p))); err != nil {
 		return 0, err
 	}

@@ -88,8 +88,13 @@ var (
 // Allocated is that of the image; where it cannot tell, its size.
 func (m *metered) Allocated() int64 { return allocatedOf(m.Image) }
 
-// Verify is that of the image.
-func (m *metered) Verify(ctx context.Context) error { return disk.Verify(ctx, m.Image) }
+// Verify is that of the image. What it reads anew is within the limits too.
+func (m *metered) Verify(ctx context.Context) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	meter := func(img disk.Image) disk.Image { return &metered{img, m.t, m.over, ctx, end} }
+	return disk.Verify(disk.Through(ctx, meter), m.Image)
+}
 
 // ReadAt reads the image, when its turn has come. Where that is bounded, holes
 // are not read, for they would use it up.

@@ -112,6 +112,27 @@ func (v *View) Ready(ctx context.Context) error {
 	return err
 }
 
+// Verify compares what the view is made of with what is known of it at its source, as
+// Copy does: with the digests of the provider, and with those of a machine's container.
+// What was read in order as a whole was compared then. It fails with Malformed where
+// they differ.
+func (v *View) Verify(ctx context.Context) error {
+	src, err := v.lease.get(ctx)
+	if err != nil {
+		return err
+	}
+	shown := []int{v.Ref.Disk}
+	if v.Ref.Format == formatOVA && v.Ref.Disk == 0 {
+		shown = nil
+	}
+	if err := src.verifyDisks(ctx, shown...); err != nil {
+		return err
+	}
+	return v.verifyContainers(ctx, shown...)
+}
+
+var _ disk.Verifier = (*View)(nil)
+
 // Close ends the view.
 func (v *View) Close() error {
 	switch {

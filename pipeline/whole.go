@@ -26,6 +26,8 @@ type whole struct {
 	size  int64
 	ready chan struct{} // closed when all is there, or err is set
 	err   error
+	ctx   context.Context // of the fetch, which ends with the last who waits for it
+	stop  context.CancelFunc
 
 	// Under Pipeline.mu.
 	users int
@@ -39,20 +41,9 @@ func (p *Pipeline) fetchWhole(ctx context.Context, key string, img disk.Image) (
 	w := p.wholes[key]
 	if w == nil {
 		w = &whole{spool: &Spool{p: p, plain: true}, size: img.Size(), ready: make(chan struct{})}
+		w.ctx, w.stop = context.WithCancel(p.ctx)
 		p.wholes[key] = w
-		go func() {
-			defer close(w.ready)
-			defer img.Close()
-			if w.err = p.fill(w, img); w.err == nil {
-				return
-			}
-			p.mu.Lock()
-			delete(p.wholes, key)
-			p.mu.Unlock()
-			if err := w.spool.Close(); err != nil {
-				p.log.Warn("close spool", "error", err)
-			}
-		}()
+		go p.fetch(key, w, img)
 	} else {
 		defer img.Close()
 	}
@@ -70,6 +61,30 @@ func (p *Pipeline) fetchWhole(ctx context.Context, key string, img disk.Image) (
 	return wholeImage{w.spool.Image(), sync.OnceFunc(func() { p.leaveWhole(key, w) })}, nil
 }
 
+// fetch fills a whole, and ends it where that fails, or nobody waits any longer.
+func (p *Pipeline) fetch(key string, w *whole, img disk.Image) {
+	defer img.Close()
+	defer w.stop()
+	defer context.AfterFunc(w.ctx, func() { img.Close() })() // ends a read that waits
+	err := p.fill(w, img)
+	p.mu.Lock()
+	if err == nil && p.wholes[key] != w {
+		err = disk.ErrClosed // given up in the last moment
+	}
+	if err != nil && p.wholes[key] == w {
+		delete(p.wholes, key)
+	}
+	w.err = err
+	close(w.ready)
+	p.mu.Unlock()
+	if err == nil {
+		return
+	}
+	if err := w.spool.Close(); err != nil {
+		p.log.Warn("close spool", "error", err)
+	}
+}
+
 // fill reads all of img, and compares it with what the provider knows of it.
 func (p *Pipeline) fill(w *whole, img disk.Image) error {
 	if err := p.roomFor(w.size); err != nil {
@@ -80,6 +95,9 @@ func (p *Pipeline) fill(w *whole, img disk.Image) error {
 	for off := int64(0); off < w.size; off += wholePart {
 		if p.ctx.Err() != nil {
 			return disk.ErrClosed
+		}
+		if err := w.ctx.Err(); err != nil {
+			return err
 		}
 		part := buf[:min(wholePart, w.size-off)]
 		if err := disk.ReadFull(img, part, off); err != nil {
@@ -95,7 +113,7 @@ func (p *Pipeline) fill(w *whole, img disk.Image) error {
 	if err := w.spool.Truncate(w.size); err != nil {
 		return err
 	}
-	return disk.Verify(p.ctx, img)
+	return disk.Verify(w.ctx, img)
 }
 
 // roomFor refuses what the limit of spools, or the file system below them, is too small
@@ -121,17 +139,25 @@ func (p *Pipeline) roomFor(n int64) error {
 	return err
 }
 
-// leaveWhole gives up one use.
+// leaveWhole gives up one use. What is still being fetched for nobody is given up too:
+// who comes next begins anew.
 func (p *Pipeline) leaveWhole(key string, w *whole) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	w.users--
-	if w.since = time.Now(); w.users == 0 && p.wholes[key] == w {
-		time.AfterFunc(wholeTime, func() {
-			for p.dropWhole(wholeTime) {
-			}
-		})
+	if w.users--; w.users > 0 {
+		return
 	}
+	if w.since = time.Now(); !w.fetched() {
+		w.stop()
+		if p.wholes[key] == w {
+			delete(p.wholes, key)
+		}
+		return
+	}
+	time.AfterFunc(wholeTime, func() {
+		for p.dropWhole(wholeTime) {
+		}
+	})
 }
 
 // dropWhole drops the image that has been without users for longest, for so long at

@@ -29,7 +29,9 @@ type Imaging interface {
 // them.
 type Reuser interface {
 	// SnapshotOf is one by its id, to be opened and read as an image; nothing of it is
-	// released afterwards. It has a Capture. NotFound is one that is not there, Invalid
-	// one of another instance, or of none; Busy one that is being made.
+	// released afterwards. It is never Live: it is a capture that was kept, with its
+	// Capture, or an entry of Images, which needs none where nobody knows how consistent
+	// it is. NotFound is one that is not there, Invalid one of another instance, or of
+	// none; Busy one that is being made, Unsupported one that cannot be read.
 	SnapshotOf(ctx context.Context, instance Entry, id string) (Entry, error)
 }

@@ -224,6 +224,34 @@ func (d *dir) move(from, to string) error {
 	return d.link(from, to)
 }
 
+// exchange has two files change names. Where the filesystem cannot do it at once, the
+// name b is nobody's for a moment.
+func (d *dir) exchange(a, b string) error {
+	fd := int(d.self.Fd())
+	err := unix.Renameat2(fd, a, fd, b, unix.RENAME_EXCHANGE)
+	if err != unix.EINVAL && err != unix.ENOSYS && err != unix.ENOTSUP {
+		if err != nil {
+			err = &os.LinkError{Op: "exchange", Old: a, New: b, Err: err}
+		}
+		return err
+	}
+	return d.exchangeBySteps(a, b)
+}
+
+func (d *dir) exchangeBySteps(a, b string) error {
+	aside := tempName("aside")
+	if err := d.move(b, aside); err != nil {
+		return err
+	}
+	if err := d.move(a, b); err != nil {
+		return errors.Join(err, d.move(aside, b))
+	}
+	if err := d.move(aside, a); err != nil {
+		return errors.Join(err, d.move(b, a), d.move(aside, b))
+	}
+	return nil
+}
+
 // link renames a file as move does, where the filesystem has no such rename but
 // has links: NFS, some FUSE filesystems.
 func (d *dir) link(from, to string) error {

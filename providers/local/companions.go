@@ -152,12 +152,18 @@ func (u *upload) commitCompanion() (providers.Entry, error) {
 }
 
 // placeCompanions puts the companions that come together with an image in their places,
-// before it appears. Those that an image has which is replaced make room for them.
+// before it appears. Those that an image has which is replaced change places with them,
+// and wait under the names of the unfinished files for the end or for undo.
 func (u *upload) placeCompanions() (undo func() error, err error) {
 	var moved []*upload
 	undo = func() error {
 		var errs []error
 		for _, c := range moved {
+			if c.swapped {
+				c.swapped = false
+				errs = append(errs, u.temp.dir.exchange(c.file, c.temp.name))
+				continue
+			}
 			errs = append(errs, u.temp.dir.move(c.file, c.temp.name))
 		}
 		return errors.Join(errs...)
@@ -168,10 +174,10 @@ func (u *upload) placeCompanions() (undo func() error, err error) {
 			continue
 		}
 		d := u.temp.dir
-		if u.spec.Replaces != nil {
-			err = d.root.Rename(c.temp.name, c.file)
-		} else {
-			err = d.move(c.temp.name, c.file)
+		err = d.move(c.temp.name, c.file)
+		if u.spec.Replaces != nil && errors.Is(err, fs.ErrExist) {
+			err = d.exchange(c.temp.name, c.file)
+			c.swapped = err == nil
 		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("put its %s beside it: %w", role, explain(err)), undo())
@@ -181,13 +187,20 @@ func (u *upload) placeCompanions() (undo func() error, err error) {
 	return undo, nil
 }
 
-// endCompanions lets go of the companions that have appeared.
+// endCompanions lets go of the companions that have appeared, and drops those that were
+// there before.
 func (u *upload) endCompanions() {
 	for _, up := range u.spec.Companions {
-		if c, ok := up.(*upload); ok {
-			c.done = true
-			c.temp.close()
+		c, ok := up.(*upload)
+		if !ok {
+			continue
 		}
+		c.done = true
+		if c.swapped {
+			_ = c.temp.remove() // what cannot go is left, as after a crash
+			continue
+		}
+		c.temp.close()
 	}
 }
 

@@ -180,6 +180,7 @@ type upload struct {
 	temp     *temp
 	again    bool // an earlier process has begun it
 	done     bool // committed, aborted or suspended
+	swapped  bool // of a companion: the hidden file is the one that was there before
 }
 
 // Token is the name of the hidden file.

@@ -146,9 +146,10 @@ func (m *remote) Verify(ctx context.Context) error {
 	whole := newRemote(m.c, m.record, m.whole)
 	defer whole.Close()
 	defer context.AfterFunc(ctx, func() { whole.Close() })()
+	img := disk.Anew(ctx)(whole)
 	p := make([]byte, 1<<20)
 	for off := int64(0); off < m.size; off += int64(len(p)) {
-		if err := disk.ReadFull(whole, p[:min(int64(len(p)), m.size-off)], off); err != nil {
+		if err := disk.ReadFull(img, p[:min(int64(len(p)), m.size-off)], off); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
