@@ -73,7 +73,7 @@ test-full: test ## the tests, those of the mount three times more with more kill
 	$(MAKE) fuzz
 
 bench: ## benchmarks at 0, 50 and 100 % utilisation, and side by side with qemu-img, cp, curl and openstack
-	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./disk/... ./formats/... ./pipeline . ./test/e2e
+	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./disk/... ./formats/... ./pipeline ./fs . ./test/e2e
 	CHROMOGENIC_BENCH=1 $(GO) test -p 1 -count=1 -timeout 90m -run '^TestBench' -v . ./test/e2e ./test/openstack | grep -v '^=== '
 
 lint: ## golangci-lint with the floors of .golangci.yml, and gofumpt

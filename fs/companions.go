@@ -45,11 +45,11 @@ func ParseCompanion(file string) (stem string, role providers.Role, ok bool) {
 }
 
 // companions are the files beside an image that are listed with it.
-func (k *kindNode) companions(n Named) []listedFile {
-	var files []listedFile
+func (k *kindNode) companions(n *Named) (files []listedFile) {
 	for _, c := range n.Entry.Companions {
 		if c.Reason == "" {
-			files = append(files, listedFile{n, k.companionRef(n.Entry, c), companionFormat(c.Role)})
+			ref := k.companionRef(n.Entry, c)
+			files = append(files, listedFile{n, companionFormat(c.Role).Exts[0], k.inode(&ref, false)})
 		}
 	}
 	return files

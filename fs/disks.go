@@ -155,9 +155,14 @@ func (k *kindNode) sets(ctx context.Context) ([]fuse.DirEntry, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(k.t.diskRows()) == 0 {
+		return nil, nil
+	}
+	cheap, shown := k.cheap(), x.Shown()
 	var names []string
-	for _, n := range x.Shown() {
-		if n.Entry.Reason != "" || len(k.t.diskRows()) == 0 || !k.cheap() && k.t.p.Unreadable(k.site, n.Entry) {
+	for i := range shown {
+		n := &shown[i]
+		if n.Entry.Reason != "" || !cheap && (len(n.Entry.Disks) < 2 || k.t.p.Unreadable(k.site, n.Entry)) {
 			continue
 		}
 		has, err := k.hasDisks(ctx, n.Entry)
@@ -187,7 +192,7 @@ func (k *kindNode) hasDisks(ctx context.Context, e providers.Entry) (bool, error
 		return false, nil
 	}
 	raw, _ := formats.ByName("raw")
-	return k.shows(ctx, ref, raw, true)
+	return k.shows(ctx, &ref, &raw, true)
 }
 
 // diskRows are the formats that are listed and hold one disk.
@@ -250,12 +255,12 @@ func (d *disksNode) OpendirHandle(ctx context.Context, _ uint32) (gofuse.FileHan
 			if !ok || ref.Entry.Reason != "" {
 				continue
 			}
-			show, err := d.kind.shows(ctx, ref, f, true) // the image was opened when it was looked up
+			show, err := d.kind.shows(ctx, &ref, &f, true) // the image was opened when it was looked up
 			if err != nil {
 				return nil, 0, d.fail("readdir", "", err)
 			}
 			if show {
-				files = append(files, fuse.DirEntry{Mode: syscall.S_IFREG, Name: m.stem(n) + "." + f.Exts[0], Ino: d.kind.inode(ref, true)})
+				files = append(files, fuse.DirEntry{Mode: syscall.S_IFREG, Name: m.stem(n) + "." + f.Exts[0], Ino: d.kind.inode(&ref, true)})
 			}
 		}
 	}

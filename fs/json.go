@@ -87,7 +87,7 @@ func (k *kindNode) lookupJSON(ctx context.Context, file, stem string, n *Named, 
 	}
 	ino := inode(k.site, k.view.name, "held", f.name, string(st.data))
 	if n != nil {
-		ino = k.inode(pipeline.Ref{Site: k.site, Entry: n.Entry, Format: JSONName}, false)
+		ino = k.inode(&pipeline.Ref{Site: k.site, Entry: n.Entry, Format: JSONName}, false)
 	}
 	f.state.Store(st)
 	node := k.NewInode(ctx, f, gofuse.StableAttr{Mode: syscall.S_IFREG, Ino: ino})

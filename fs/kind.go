@@ -143,7 +143,7 @@ func (k *kindNode) image(ctx context.Context, at *dirNode, name string, ref pipe
 	f.attr(&out.Attr)
 	out.SetEntryTimeout(k.t.nameTime())
 	out.SetAttrTimeout(attrTime)
-	n := at.NewInode(ctx, f, gofuse.StableAttr{Mode: syscall.S_IFREG, Ino: k.inode(ref, part)})
+	n := at.NewInode(ctx, f, gofuse.StableAttr{Mode: syscall.S_IFREG, Ino: k.inode(&ref, part)})
 	if there, ok := n.Operations().(*imageFile); ok {
 		there.stat.Store(&st) // of an image that is being written the size may be another by now
 	}
@@ -152,8 +152,8 @@ func (k *kindNode) image(ctx context.Context, at *dirNode, name string, ref pipe
 
 // inode is the number of the file of a ref, or of the part of .disks/ that has
 // the same bytes.
-func (k *kindNode) inode(ref pipeline.Ref, part bool) uint64 {
-	e := ref.Entry
+func (k *kindNode) inode(ref *pipeline.Ref, part bool) uint64 {
+	e := &ref.Entry
 	what := []string{k.site, k.view.name, e.ID, e.Version, ref.Format, strconv.Itoa(ref.Disk)}
 	if part {
 		what = append(what, "part")
@@ -167,14 +167,14 @@ func (k *kindNode) inode(ref pipeline.Ref, part bool) uint64 {
 // OpendirHandle lists everything or fails: what is missing in a directory, a
 // backup deletes.
 func (k *kindNode) OpendirHandle(ctx context.Context, _ uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
-	shown, err := k.files(ctx)
+	listed, err := k.files(ctx)
 	if err != nil {
 		return nil, 0, k.fail("readdir", "", err)
 	}
 	k.t.solve(k.path)
-	var files []fuse.DirEntry
-	for _, f := range shown {
-		files = append(files, fuse.DirEntry{Mode: syscall.S_IFREG, Name: f.name(), Ino: k.inode(f.ref, false)})
+	files := make([]fuse.DirEntry, 0, len(listed))
+	for _, f := range listed {
+		files = append(files, fuse.DirEntry{Mode: syscall.S_IFREG, Name: f.name(), Ino: f.ino})
 	}
 	dirs, err := k.sets(ctx)
 	if err != nil {

@@ -52,8 +52,8 @@ func (n *byIDNode) OpendirHandle(ctx context.Context, _ uint32) (gofuse.FileHand
 	n.t.solve(n.path)
 	var links []fuse.DirEntry
 	for _, f := range files {
-		name := Encode(f.Entry.ID) + "." + f.format.Exts[0]
-		links = append(links, fuse.DirEntry{Mode: syscall.S_IFLNK, Name: name, Ino: n.inode(name, f.Name)})
+		name := Encode(f.of.Entry.ID) + "." + f.ext
+		links = append(links, fuse.DirEntry{Mode: syscall.S_IFLNK, Name: name, Ino: n.inode(name, f.of.Name)})
 	}
 	return n.listDir(links), 0, 0
 }

@@ -55,15 +55,6 @@ const (
 	lookupStall  = 30 * time.Second
 )
 
-// A listedFile is an image in a format, as a directory lists it.
-type listedFile struct {
-	Named
-	ref    pipeline.Ref
-	format formats.Format
-}
-
-func (f listedFile) name() string { return f.Name + "." + f.format.Exts[0] }
-
 // listsJSON tells whether metadata is listed.
 func (t *tree) listsJSON() bool { return slices.Contains(t.formats, JSONName) }
 
@@ -78,18 +69,10 @@ func (t *tree) rows() []formats.Format {
 	return rows
 }
 
-// rowsOf are the formats in which an image is listed: an ISO as what it is alone,
-// whatever is listed of disks.
-func (t *tree) rowsOf(e providers.Entry) []formats.Format {
-	if f, ok := formats.ByName(e.Format); ok && f.Alone {
-		return []formats.Format{f}
-	}
-	return t.rows()
-}
-
 // files are what the directory lists: each image that can be read, in each listed
 // format that takes its disk. Of a cloud's, which are not opened for that, it leaves out
-// those of which somebody has found out already that they cannot be read.
+// those of which somebody has found out already that they cannot be read. A directory may
+// have tens of thousands, so nothing of an image is copied for each of them.
 func (k *kindNode) files(ctx context.Context) ([]listedFile, error) {
 	ctx, cancel := patient(pipeline.Impatient(ctx, readdirStall))
 	defer cancel()
@@ -97,37 +80,86 @@ func (k *kindNode) files(ctx context.Context) ([]listedFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	cheap, shown := k.cheap(), x.Shown()
+	l, shown := k.lister(), x.Shown()
 	files := make([][]listedFile, len(shown))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(statsAtOnce)
-	for i, n := range shown {
-		if n.Entry.Reason != "" || !cheap && k.t.p.Unreadable(k.site, n.Entry) {
-			continue
+	for i := range shown {
+		list := func() (err error) { files[i], err = l.files(ctx, &shown[i]); return err }
+		if l.cheap {
+			g.Go(list)
+		} else if err := list(); err != nil {
+			return nil, err
 		}
-		g.Go(func() error {
-			rows := k.t.rowsOf(n.Entry)
-			if k.view.images() && k.t.listsJSON() {
-				rows = append(rows, jsonFormat())
-			}
-			for _, f := range rows {
-				ref := pipeline.Ref{Site: k.site, Entry: n.Entry, Format: f.Name}
-				show, err := k.shows(ctx, ref, f, cheap)
-				if err != nil {
-					return err
-				}
-				if show {
-					files[i] = append(files[i], listedFile{n, ref, f})
-				}
-			}
-			files[i] = append(files[i], k.companions(n)...)
-			return nil
-		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
 	return slices.Concat(files...), nil
+}
+
+// A listedFile is an image in a format, as a directory lists it.
+type listedFile struct {
+	of  *Named
+	ext string
+	ino uint64
+}
+
+func (f listedFile) name() string { return f.of.Name + "." + f.ext }
+
+// A lister lists the files of images.
+type lister struct {
+	k     *kindNode
+	cheap bool // images may be opened for it
+	rows  []formats.Format
+	alone map[string]formats.Format // those whose images are listed as what they are alone, an ISO, whatever is listed of disks
+	more  []formats.Format          // of every image
+}
+
+func (k *kindNode) lister() *lister {
+	l := &lister{k: k, cheap: k.cheap(), rows: k.t.rows(), alone: map[string]formats.Format{}}
+	for _, f := range formats.Table() {
+		if f.Alone {
+			l.alone[f.Name] = f
+		}
+	}
+	if k.view.images() && k.t.listsJSON() {
+		l.more = []formats.Format{jsonFormat()}
+	}
+	return l
+}
+
+// rowsOf are the formats in which an image is listed, but for more.
+func (l *lister) rowsOf(e *providers.Entry) []formats.Format {
+	if f, ok := l.alone[e.Format]; ok {
+		return []formats.Format{f}
+	}
+	return l.rows
+}
+
+func (l *lister) files(ctx context.Context, n *Named) (files []listedFile, err error) {
+	if n.Entry.Reason != "" || !l.cheap && l.k.t.p.Unreadable(l.k.site, n.Entry) {
+		return nil, nil
+	}
+	rows := l.rowsOf(&n.Entry)
+	files = make([]listedFile, 0, len(rows)+len(l.more))
+	ref := pipeline.Ref{Site: l.k.site, Entry: n.Entry}
+	add := func(f *formats.Format) error {
+		ref.Format = f.Name
+		show, err := l.k.shows(ctx, &ref, f, l.cheap)
+		if show {
+			files = append(files, listedFile{n, f.Exts[0], l.k.inode(&ref, false)})
+		}
+		return err
+	}
+	for _, all := range [][]formats.Format{rows, l.more} {
+		for i := range all {
+			if err := add(&all[i]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return append(files, l.k.companions(n)...), nil
 }
 
 // cheap tells whether the images of the provider may be opened by a readdir.
@@ -140,7 +172,7 @@ func (k *kindNode) cheap() bool {
 // shows tells whether a listing shows an image in a format. One that surely
 // cannot be read so is left out, for it would make every nightly rsync fail. One
 // whose state is in doubt stays in: what is missing here, rsync --delete deletes.
-func (k *kindNode) shows(ctx context.Context, ref pipeline.Ref, f formats.Format, cheap bool) (bool, error) {
+func (k *kindNode) shows(ctx context.Context, ref *pipeline.Ref, f *formats.Format, cheap bool) (bool, error) {
 	json := f.Name == JSONName
 	if json && ref.Entry.MetaReason != "" {
 		return false, nil
@@ -152,7 +184,7 @@ func (k *kindNode) shows(ctx context.Context, ref pipeline.Ref, f formats.Format
 	if json {
 		_, err = k.t.p.Metadata(ctx, ref.Site, ref.Entry)
 	} else {
-		_, err = k.t.p.Stat(ctx, ref)
+		_, err = k.t.p.Stat(ctx, *ref)
 	}
 	if err == nil || errors.Is(err, pipeline.ErrStalled) {
 		return true, nil

@@ -33,7 +33,7 @@ type testMount struct {
 }
 
 // needFUSE skips where nothing can be mounted, and fails where it must be.
-func needFUSE(t *testing.T) {
+func needFUSE(t testing.TB) {
 	t.Helper()
 	need(t, "fusermount3")
 	if _, err := os.Stat("/dev/fuse"); err != nil {
@@ -42,14 +42,14 @@ func needFUSE(t *testing.T) {
 }
 
 // need skips without a program, and fails in CI.
-func need(t *testing.T, program string) {
+func need(t testing.TB, program string) {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {
 		missing(t, program)
 	}
 }
 
-func missing(t *testing.T, what string) {
+func missing(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv("CI") != "" {
 		t.Fatalf("%s is missing", what)
@@ -64,7 +64,7 @@ func mountTwo(t *testing.T, change func(m *testMount, o *Options)) *testMount {
 }
 
 // mountSites is mountTwo with the sites or the pipeline's options changed.
-func mountSites(t *testing.T, change func(m *testMount, o *Options), sites func(o *pipeline.Options)) *testMount {
+func mountSites(t testing.TB, change func(m *testMount, o *Options), sites func(o *pipeline.Options)) *testMount {
 	t.Helper()
 	needFUSE(t)
 	base := t.TempDir()
@@ -86,7 +86,7 @@ func mountSites(t *testing.T, change func(m *testMount, o *Options), sites func(
 }
 
 // mount makes the pipeline and mounts it.
-func (m *testMount) mount(t *testing.T, o Options, change func(o *pipeline.Options)) {
+func (m *testMount) mount(t testing.TB, o Options, change func(o *pipeline.Options)) {
 	t.Helper()
 	exts := map[string]string{}
 	for _, f := range formats.Table() {
@@ -243,7 +243,7 @@ func exitCode(err error) int {
 }
 
 // list is the names in a directory.
-func list(t *testing.T, dir string) []string {
+func list(t testing.TB, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
 	if err != nil {

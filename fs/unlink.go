@@ -100,7 +100,7 @@ func (k *kindNode) remove(ctx context.Context, name string, n *Named, f formats.
 	return k.t.removeFor(callerProcess(ctx), name, f, removable{
 		path: join(k.path, n.Name),
 		formats: func() ([]string, error) {
-			return k.listedIn(ctx, k.t.rowsOf(n.Entry), pipeline.Ref{Site: k.site, Entry: n.Entry})
+			return k.listedIn(ctx, k.lister().rowsOf(&n.Entry), pipeline.Ref{Site: k.site, Entry: n.Entry})
 		},
 		remove: func(by string) error {
 			_, err := k.t.p.Remove(ctx, k.site, n.Entry, by)
@@ -152,7 +152,7 @@ func (k *kindNode) listedIn(ctx context.Context, rows []formats.Format, ref pipe
 	var names []string
 	for _, f := range rows {
 		ref.Format = f.Name
-		show, err := k.shows(ctx, ref, f, k.cheap())
+		show, err := k.shows(ctx, &ref, &f, k.cheap())
 		if err != nil {
 			return nil, err
 		}

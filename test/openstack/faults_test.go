@@ -27,6 +27,15 @@ func readAll(img disk.Image) ([]byte, error) {
 	return io.ReadAll(io.NewSectionReader(img, 0, img.Size()))
 }
 
+// sample tells whether a fault is played where not all are.
+func sample(name string) bool {
+	switch name {
+	case "reset", "stalled", "401 once", "401", "503 for good", "truncated", "corrupted", "ranges ignored", "413 quota":
+		return true
+	}
+	return false
+}
+
 // TestFaultsReading: what goes wrong in the middle of a transfer is mended, with the
 // right bytes, or told for what it is.
 func TestFaultsReading(t *testing.T) {
@@ -57,6 +66,9 @@ func TestFaultsReading(t *testing.T) {
 		{"corrupted", &Fault{After: 1 << 20, Times: 1, Corrupt: true}, disk.Malformed},
 		{"ranges ignored", &Fault{Whole: true}, disk.Unsupported},
 	} {
+		if !full() && !sample(tt.name) {
+			continue
+		}
 		t.Run(tt.name, func(t *testing.T) {
 			tt.fault.Method, tt.fault.Path = http.MethodGet, "/file"
 			r.proxy.Clear()
@@ -142,6 +154,9 @@ func TestFaultsSending(t *testing.T) {
 		{"corrupted", &Fault{After: middle, Times: 1, Corrupt: true}, disk.Malformed},
 		{"403", &Fault{Status: http.StatusForbidden}, disk.Denied},
 	} {
+		if !full() && !sample(tt.name) {
+			continue
+		}
 		t.Run(tt.name, func(t *testing.T) {
 			tt.fault.Method, tt.fault.Path = http.MethodPut, "/file"
 			r.proxy.Clear()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -249,4 +250,38 @@ func TestUploadFeedsOnItself(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("they wait for each other")
 	}
+}
+
+// TestDamagedOnTheWay: a byte of a qcow2 is another when it arrives. Its raw view is not
+// read in the order of its bytes, and the copy to a plain file finds out all the same.
+func TestDamagedOnTheWay(t *testing.T) {
+	a, proxy := login(t, "a"), proxyOf(t, cloud.glance)
+	a.clear(t)
+	dir := t.TempDir()
+	raw, qcow2, out := filepath.Join(dir, "web.raw"), filepath.Join(dir, "web.qcow2"), filepath.Join(dir, "out.raw")
+	p, err := disktest.Read(faultImage())
+	if err == nil {
+		err = os.WriteFile(raw, p, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	sh(t, "qemu-img", "convert", "-O", "qcow2", raw, qcow2)
+	f, err := os.Open(qcow2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	a.put(t, "web", "qcow2", f, nil)
+	in := install(t, cloudsFile(t, "a", proxy.URL, ""), "  a: {type: openstack, cloud: a}\n")
+	damaged := proxy.Inject(&Fault{Method: http.MethodGet, Path: "/file", After: 1 << 20, Times: 1, Corrupt: true})
+	said, err := in.try("cp", "a:images/web.raw", out)
+	if err == nil || !strings.Contains(said, "sha512") || damaged.Met() != 1 {
+		t.Errorf("met %d: %v: %s", damaged.Met(), err, said)
+	}
+	if _, err := os.Stat(out); err == nil {
+		t.Error("there is a copy")
+	}
+	in.run(t, "cp", "a:images/web.raw", out)
+	sh(t, "cmp", raw, out)
 }

@@ -19,7 +19,7 @@ func soakTime() time.Duration {
 	if full() {
 		return 6 * time.Minute
 	}
-	return 20 * time.Second
+	return 8 * time.Second
 }
 
 // soakSeed is that of CHROMOGENIC_SEED, to see again what was seen, or another one.
