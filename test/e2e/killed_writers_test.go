@@ -107,13 +107,25 @@ func ended(t *testing.T, cmd *exec.Cmd) {
 	}
 }
 
-// clearImages removes what a folder holds.
+// clearImages removes what a folder holds, and waits until the kernel knows too: who is
+// told of an image that is gone, rsync, takes it for up to date.
 func clearImages(t *testing.T, s *server, in site) {
 	t.Helper()
-	for _, n := range names(t, in.images) {
+	removed := names(t, in.images)
+	for _, n := range removed {
 		if err := os.RemoveAll(filepath.Join(in.images, n)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	s.refresh(t)
+	for _, n := range removed {
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			if _, err := os.Lstat(s.images(in.name, n)); err != nil {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s is still there", n)
+			}
+		}
+	}
 }
