@@ -82,6 +82,7 @@ func Mount(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	go srv.Serve()
+	readFurther(dir)
 	s := &Server{tree: t, fuse: srv, mountpoint: dir, cancel: cancel}
 	t.jobs.Go(t.settleMeta)
 	live := make(chan struct{})
