@@ -162,14 +162,14 @@ func (k *kindNode) sets(ctx context.Context) ([]fuse.DirEntry, error) {
 	var names []string
 	for i := range shown {
 		n := &shown[i]
-		if n.Entry.Reason != "" || !cheap && (len(n.Entry.Disks) < 2 || k.t.p.Unreadable(k.site, n.Entry)) {
+		if n.Entry.Reason != "" {
 			continue
 		}
 		has, err := k.hasDisks(ctx, n.Entry)
 		if err != nil {
 			return nil, err
 		}
-		if has {
+		if has && (cheap || !k.t.p.Unreadable(k.site, n.Entry)) {
 			names = append(names, n.Name+disksExt)
 		}
 	}

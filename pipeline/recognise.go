@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sync/errgroup"
+
 	"chromogenic/disk"
 	"chromogenic/formats"
 )
@@ -16,22 +18,18 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 	fresh := len(cands) == 0
 	if fresh {
 		cands = s.candidates()
+		s.p.guess(cands, 1)
 	}
 	var keep, out []*core
 	var broken error
-	for _, c := range cands {
-		var have []byte
-		var err error
-		fits := off+int64(len(p)) <= c.Size()
-		if fits {
-			have, err = s.peek(c, off, len(p), fresh || len(cands) > 1)
-		}
-		if fits && err == nil && bytes.Equal(have, p) {
+	for i, err := range s.compareAll(cands, p, off, fresh) {
+		c := cands[i]
+		if err == nil {
 			keep = append(keep, c)
 			continue
 		}
 		out = append(out, c)
-		if err != nil && !fresh && !errors.Is(err, ErrStalled) && s.telling(c) {
+		if !errors.Is(err, errDifferent) && !errors.Is(err, ErrStalled) && !fresh && s.telling(c) {
 			broken = err
 		}
 	}
@@ -40,6 +38,9 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 		// zeros in the place of what he could not read.
 		s.broken = broken
 		return false // settle needs one of the candidates
+	}
+	if fresh {
+		s.p.guess(cands, -1)
 	}
 	for _, c := range out {
 		s.p.drop(c)
@@ -50,6 +51,68 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 	}
 	s.equal(off, int64(len(p)))
 	return true
+}
+
+// errDifferent says that what was written is not what a candidate has there.
+var errDifferent = errors.New("it differs")
+
+// comparisons is how many candidates are read at once. Each is waited for until it
+// stalls, and a writer may not wait for one after the other.
+const comparisons = 16
+
+// compareAll gives for each candidate nil where p, written at off, is what it has
+// there, errDifferent where it is not, or why that cannot be told.
+func (s *Spool) compareAll(cands []*core, p []byte, off int64, fresh bool) []error {
+	errs := make([]error, len(cands))
+	if len(cands) == 1 && !fresh {
+		errs[0] = s.compareOnly(cands[0], p, off)
+		return errs
+	}
+	var g errgroup.Group
+	g.SetLimit(comparisons)
+	for i, c := range cands {
+		g.Go(func() error {
+			errs[i] = c.compare(p, off)
+			return nil
+		})
+	}
+	_ = g.Wait() // each has an error of its own
+	return errs
+}
+
+// firstBlock is how much of a candidate among many is read at first, in bytes: most
+// differ in it.
+const firstBlock = 4 << 10
+
+// compare is compareAll for one of many.
+func (c *core) compare(p []byte, off int64) error {
+	if off+int64(len(p)) > c.Size() {
+		return errDifferent
+	}
+	for n := firstBlock; len(p) > 0; n = len(p) {
+		n = min(n, len(p))
+		have := make([]byte, n)
+		if err := c.readOrStall(c.image, have, off); err != nil {
+			return err
+		}
+		if !bytes.Equal(have, p[:n]) {
+			return errDifferent
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// compareOnly is compareAll for the only candidate, which is what is being copied.
+func (s *Spool) compareOnly(c *core, p []byte, off int64) error {
+	if off+int64(len(p)) > c.Size() {
+		return errDifferent
+	}
+	have, err := s.peek(c, off, len(p), false)
+	if err == nil && !bytes.Equal(have, p) {
+		return errDifferent
+	}
+	return err
 }
 
 // equal notes n bytes at off as equal to those of the candidates.
@@ -96,15 +159,15 @@ func (w *peeked) get(c *core, off int64, n int) []byte {
 const peekAhead = 512 << 10
 
 // peek gives n bytes of c at off, zeros behind its end. They hold until the next call.
-// Of one candidate among many it fails when the source does not answer; for the only
-// one, which is what is being copied, it waits, and reads on for the next call.
-func (s *Spool) peek(c *core, off int64, n int, among bool) ([]byte, error) {
+// It waits, and reads on for that; or, where it is told not to, it fails when the source
+// does not answer.
+func (s *Spool) peek(c *core, off int64, n int, impatient bool) ([]byte, error) {
 	w := &s.peeked
 	if have := w.get(c, off, n); have != nil {
 		return have, nil
 	}
 	size := n
-	if !among {
+	if !impatient {
 		size = max(n, int(min(peekAhead, c.Size()-off)))
 	}
 	if cap(w.data) < size {
@@ -112,7 +175,7 @@ func (s *Spool) peek(c *core, off int64, n int, among bool) ([]byte, error) {
 	}
 	w.core, w.off, w.data = nil, off, w.data[:size]
 	read := disk.ReadFull
-	if among {
+	if impatient {
 		read = c.readOrStall
 	}
 	if err := read(c.image, w.data, off); err != nil {

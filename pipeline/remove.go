@@ -182,7 +182,7 @@ func (p *Pipeline) inUse(site string, e providers.Entry) bool {
 	uses := 0
 	for _, c := range p.cores {
 		if c.of(site, e) {
-			uses += c.refs
+			uses += c.refs - c.guesses
 		}
 	}
 	for _, w := range p.late { // whose views are closed

@@ -114,6 +114,45 @@ func TestRemoveSpooled(t *testing.T) {
 	}
 }
 
+// TestRemoveGuessed: what a copy of something else is compared with goes, however long
+// that takes.
+func TestRemoveGuessed(t *testing.T) {
+	b := newBench(t)
+	b.put("a/web.raw", holes())
+	b.put("a/slow.raw", holes())
+	b.view("a", "web", "raw").Close()
+	slow := b.view("a", "slow", "raw")
+	defer slow.Close()
+	held := heldImage{slow.image, make(chan bool), make(chan bool)}
+	slow.image = held
+	s := newSpool(t, b)
+	wrote := make(chan error)
+	go func() {
+		_, err := s.WriteAt([]byte("something else"), 0)
+		wrote <- err
+	}()
+	<-held.read
+	if _, err := b.remove("a", "web"); err != nil {
+		t.Error(err)
+	}
+	close(held.goOn)
+	if err := <-wrote; err != nil {
+		t.Error(err)
+	}
+}
+
+// A heldImage tells of its one read, and holds it.
+type heldImage struct {
+	disk.Image
+	read, goOn chan bool
+}
+
+func (i heldImage) ReadAt(p []byte, off int64) (int, error) {
+	close(i.read)
+	<-i.goOn
+	return i.Image.ReadAt(p, off)
+}
+
 // TestRemoveNeeded: source and destination of a job that waits stay.
 func TestRemoveNeeded(t *testing.T) {
 	b := newBench(t)

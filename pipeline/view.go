@@ -70,7 +70,8 @@ type core struct {
 	pace  func(disk.Image) disk.Image // of what is read for one job; nil adds nothing
 	key   string                      // in Pipeline.cores
 
-	refs int // under Pipeline.mu
+	refs    int // under Pipeline.mu
+	guesses int // how many of refs are none that keep an image; see guess
 }
 
 // Size is the exact length in bytes.
@@ -389,6 +390,17 @@ func (p *Pipeline) drop(c *core) {
 	}
 	if err := c.lease.close(); err != nil {
 		p.log.Warn("close image", "site", c.Ref.Site, "name", c.Ref.Entry.Name, "error", err)
+	}
+}
+
+// guess counts n more uses of each core as those of a spool that compares what is
+// written first: an image may be removed meanwhile, for nothing depends on it yet, and
+// that takes a while where many are open.
+func (p *Pipeline) guess(cores []*core, n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range cores {
+		c.guesses += n
 	}
 }
 

@@ -79,9 +79,8 @@ func (p *Provider) image(ctx context.Context, e providers.Entry, spec providers.
 // unmake removes the image that a request to Nova has begun whose answer was lost, or was
 // not waited for.
 func (p *Provider) unmake(ctx context.Context, job string, why error) error {
-	kind := disk.KindOf(why)
-	if ctx.Err() == nil && kind != disk.Unreachable && kind != disk.Timeout {
-		return nil // it was refused
+	if !unsure(ctx, why) {
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lostTime)
 	defer cancel()

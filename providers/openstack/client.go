@@ -163,6 +163,11 @@ func login(ctx context.Context, cred *credentials) (*session, error) {
 	return s, s.locate(catalog, cred)
 }
 
+// mine tells whether an image is of the project, as far as both are known.
+func (s *session) mine(r *record) bool {
+	return r.Owner == s.project || s.project == "" || r.Owner == ""
+}
+
 // An answer to a login, or to the question what a token is worth.
 type answer interface {
 	ExtractToken() (*tokens.Token, error)

@@ -161,8 +161,7 @@ func (p *Provider) named(ctx context.Context, name string) ([]record, error) {
 	}
 	var found []record
 	for _, r := range all {
-		mine := r.Owner == s.project || s.project == "" || r.Owner == ""
-		if r.Name != name || !mine || r.isCompanion() || r.props[propState] == stateUpload || r.props[propState] == stateSnapshot {
+		if r.Name != name || !s.mine(&r) || r.isCompanion() || r.props[propState] == stateUpload || r.props[propState] == stateSnapshot {
 			continue
 		}
 		if r.props[propState] == "" { // as a list may also show one that is just being removed

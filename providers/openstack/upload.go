@@ -79,9 +79,8 @@ func (p *Provider) begin(ctx context.Context, spec providers.Spec) (*upload, err
 // waited for.
 func (u *upload) unmake(ctx context.Context, why error) error {
 	defer u.p.own(u.id, false)
-	kind := disk.KindOf(why)
-	if ctx.Err() == nil && kind != disk.Unreachable && kind != disk.Timeout {
-		return nil // it was refused
+	if !unsure(ctx, why) {
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lostTime)
 	defer cancel()
@@ -121,7 +120,7 @@ func (p *Provider) check(ctx context.Context, spec providers.Spec) error {
 		if err != nil {
 			return err
 		}
-		if r.Owner != "" && s.project != "" && r.Owner != s.project {
+		if !s.mine(r) {
 			return disk.Hint(disk.Errorf(disk.Denied, "image %s, which it would replace, is of another project", r.ID), "give the new one another name")
 		}
 		own = append(own, old.ID)
@@ -133,6 +132,13 @@ func (p *Provider) check(ctx context.Context, spec providers.Spec) error {
 		return disk.Errorf(disk.Quota, "it has %d bytes, and %d are left of the quota", spec.Size, free)
 	}
 	return nil
+}
+
+// unsure tells whether a request that has failed may have been met all the same: its answer
+// was lost, or not waited for. It was refused otherwise.
+func unsure(ctx context.Context, err error) bool {
+	kind := disk.KindOf(err)
+	return ctx.Err() != nil || kind == disk.Unreachable || kind == disk.Timeout
 }
 
 // lostTime is how long it is looked for what a lost request has made.
