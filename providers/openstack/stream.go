@@ -20,18 +20,26 @@ type stream struct {
 	summed <-chan struct{} // closed when its bytes are hashed; under remote.mu
 
 	// Of whose turn it is.
-	resp   *http.Response
-	done   func()
-	pos    int64 // of resp
-	until  int64 // where resp ends
-	window int64 // bytes that the last request was for
-	err    error // for all who come after a failure
+	now    *fetch // nil for none
+	then   *fetch // what comes behind it, asked for already; nil for none
+	pos    int64  // of now
+	window int64  // bytes that the last request was for
+	err    error  // for all who come after a failure
+}
+
+// A fetch is a request for a part of an image, and the answer to it.
+type fetch struct {
+	part
+	came chan struct{} // closed when it is known that it comes, or does not
+	err  error         // why it does not
+	resp *http.Response
+	done func()
 }
 
 func newStream(m *remote, off int64) *stream {
 	began := make(chan struct{})
 	close(began)
-	return &stream{m: m, next: off, last: began, summed: began, pos: off, until: off}
+	return &stream{m: m, next: off, last: began, summed: began, pos: off}
 }
 
 // A turn of the queue is over when its reader is served. Then the reader hashes, if those
@@ -81,7 +89,7 @@ func (s *stream) receive(t turn, p []byte, off int64) (n int, between []byte, er
 	if gap := off - s.pos; gap > 0 {
 		if s.m.sum.known() {
 			s.hangUp()
-			s.pos, s.until = off, off
+			s.pos = off
 		} else {
 			between = make([]byte, gap)
 			_, err = s.fill(between)
@@ -104,7 +112,7 @@ func (s *stream) fill(p []byte) (n int, err error) {
 			if err := s.open(ctx, int64(len(p)-n)); err != nil {
 				return err
 			}
-			got, err := io.ReadFull(s.resp.Body, p[n:n+int(min(int64(len(p)-n), s.until-s.pos))])
+			got, err := io.ReadFull(s.now.resp.Body, p[n:n+int(min(int64(len(p)-n), s.now.end-s.pos))])
 			n += got
 			s.pos += int64(got)
 			if err != nil {
@@ -120,38 +128,86 @@ func (s *stream) fill(p []byte) (n int, err error) {
 	return n, err
 }
 
-// carefree is the window, in bytes, from which on it grows faster: a reader who has come
-// so far is going to read on, and each new answer costs a round trip.
-const carefree = 2 << 20
+// growth is how much larger than the one before an answer is that is asked for: all of
+// that was wanted.
+const growth = 4
 
-// open sees to it that there is an answer at pos: of n bytes at least, and larger than
-// the one before, all of which was wanted.
+// foresight is when the next answer is asked for, in bytes that are left of the present
+// one, at most half of that. It hides a round trip from a reader of a gigabyte a second,
+// and nobody keeps an answer waiting for long.
+const foresight = 32 << 20
+
+// foreseen is the least window, in bytes, behind which that is done: who has read less
+// may have read enough.
+const foreseen = 2 << 20
+
+// open sees to it that there is an answer at pos, of n bytes at least.
 func (s *stream) open(ctx context.Context, n int64) error {
-	if s.resp != nil && s.pos < s.until {
+	if s.now != nil && s.pos < s.now.end {
+		s.foresee(ctx)
 		return nil
 	}
-	s.hangUp()
-	window := max(n, 2*s.window)
-	if s.window >= carefree {
-		window = max(n, 4*s.window)
+	next := s.then
+	s.then = nil
+	if next != nil {
+		<-next.came
 	}
-	if s.m.whole {
-		window = s.m.size
+	if next == nil || next.err != nil {
+		next.hangUp()
+		next = s.ask(s.pos, max(n, growth*s.window))
+		next.get(ctx, s.m.c)
 	}
-	window = min(window, s.m.size-s.pos)
-	resp, done, err := s.m.c.get(ctx, part{s.m.id, s.pos, s.pos + window, s.m.size, s.m.whole})
-	if err != nil {
-		return err
+	s.now.hangUp()
+	s.now = nil
+	if next.err != nil {
+		return next.err
 	}
-	s.resp, s.done, s.until, s.window = resp, done, s.pos+window, window
+	s.now, s.window = next, next.end-next.off
 	return nil
 }
 
-// hangUp ends the answer that is running.
+// ask is for n bytes at off, or what is left there.
+func (s *stream) ask(off, n int64) *fetch {
+	m := s.m
+	if m.whole {
+		n = m.size
+	}
+	return &fetch{part: part{m.id, off, off + min(n, m.size-off), m.size, m.whole}, came: make(chan struct{})}
+}
+
+// foresee asks for the answer behind the present one, when that is near its end. What
+// fails is asked for again when its time has come.
+func (s *stream) foresee(ctx context.Context) {
+	left := s.now.end - s.pos
+	if s.then != nil || s.now.end == s.m.size || s.window < foreseen || left > min(foresight, s.window/2) {
+		return
+	}
+	s.then = s.ask(s.now.end, growth*s.window)
+	go s.then.get(ctx, s.m.c)
+}
+
+// hangUp ends the answers that are running.
 func (s *stream) hangUp() {
-	if s.resp != nil {
-		s.done()
-		s.resp, s.done = nil, nil
+	s.now.hangUp()
+	if s.then != nil {
+		go func(a *fetch) {
+			<-a.came
+			a.hangUp()
+		}(s.then)
+	}
+	s.now, s.then = nil, nil
+}
+
+// get waits for the answer.
+func (a *fetch) get(ctx context.Context, c *client) {
+	defer close(a.came)
+	a.resp, a.done, a.err = c.get(ctx, a.part)
+}
+
+// hangUp ends an answer; nil is none, and neither is one that has failed.
+func (a *fetch) hangUp() {
+	if a != nil && a.err == nil {
+		a.done()
 	}
 }
 
