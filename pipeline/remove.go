@@ -16,12 +16,13 @@ import (
 // stageRemove is the one stage of a removal.
 const stageRemove = "remove"
 
-// releaseTime is how long a removal waits for whoever reads the image: close(2)
-// returns before the kernel has told of it.
-const releaseTime = 500 * time.Millisecond
-
-// releasePoll is how often it looks meanwhile.
-const releasePoll = 10 * time.Millisecond
+// close(2) returns before the kernel has told of it, so a removal looks several times
+// whether anybody reads the image, for half a second in all. Where a server is so busy
+// that it takes a second to look once, it may take as long to learn of the close(2).
+const (
+	releasePolls = 20
+	releasePoll  = 25 * time.Millisecond
+)
 
 // Removed is what a removal has taken, or would take.
 type Removed struct {
@@ -152,7 +153,7 @@ func (p *Pipeline) remover(site string, e providers.Entry) (func(context.Context
 // unused tells why an entry must stay for now. Who is about to let go of it is waited
 // for.
 func (p *Pipeline) unused(ctx context.Context, site string, e providers.Entry) error {
-	for end := time.Now().Add(releaseTime); ; {
+	for polls := 0; ; polls++ {
 		if err := p.neededByJob(site, e); err != nil {
 			return err
 		}
@@ -163,7 +164,7 @@ func (p *Pipeline) unused(ctx context.Context, site string, e providers.Entry) e
 		if !used {
 			return nil
 		}
-		if time.Now().After(end) {
+		if polls == releasePolls {
 			err := disk.Errorf(disk.Busy, "it is being read or copied")
 			return disk.Hint(err, "wait until that is done; lsof tells which programs have files of the mount open")
 		}

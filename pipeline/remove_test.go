@@ -78,13 +78,13 @@ func TestRemoveInUse(t *testing.T) {
 	began := time.Now()
 	_, err := b.remove("a", "web")
 	wantKind(t, err, disk.Busy)
-	if took := time.Since(began); took < releaseTime || took > 10*releaseTime {
+	if took := time.Since(began); took < releasePolls*releasePoll || took > 10*releasePolls*releasePoll {
 		t.Errorf("it took %v to find that out", took)
 	}
 	w := b.view("a", "web", "raw")
 	disktest.Compare(t, w, holes())
 	w.Close()
-	time.AfterFunc(releaseTime/4, func() { v.Close() })
+	time.AfterFunc(releasePolls*releasePoll/4, func() { v.Close() })
 	if _, err := b.remove("a", "web"); err != nil {
 		t.Errorf("remove what is closed a moment later: %v", err)
 	}
