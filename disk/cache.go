@@ -100,7 +100,9 @@ func (c *Cache) forget(image string) {
 // content: images of one key share their blocks, also after one of them is
 // closed. Holes are not fetched, errors are not kept. Close closes img; a fetch
 // that a reader has given up by that still serves the others.
-func (c *Cache) Image(key string, img Image) Image {
+func (c *Cache) Image(key string, img Image) Image { return c.image(key, img) }
+
+func (c *Cache) image(key string, img Image) *cachedImage {
 	return &cachedImage{
 		Image: img, c: c, key: key,
 		done:  make(chan struct{}),
@@ -174,6 +176,7 @@ type cachedImage struct {
 	done   chan struct{}
 	closed atomic.Bool
 	ahead  *readAhead
+	runs   *runs // nil for one that does not stream
 }
 
 var (

@@ -33,6 +33,9 @@ func (m *cachedImage) ReadAt(p []byte, off int64) (int, error) {
 
 // readData fills p from the blocks that hold it.
 func (m *cachedImage) readData(p []byte, off int64) (int, error) {
+	if m.streams(off, len(p)) {
+		return m.stream(p, off)
+	}
 	size := m.c.o.BlockSize
 	m.readAhead(off, off+int64(len(p)))
 	for done := 0; done < len(p); {

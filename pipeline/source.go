@@ -150,6 +150,8 @@ func (p *Pipeline) near(ctx context.Context, key string, src providers.Source, o
 		return p.fetchWhole(ctx, key, src.Image)
 	case o.brief:
 		return p.brief.Image(key, src.Image), nil
+	case src.Streams:
+		return p.cache.Stream(key, src.Image), nil
 	}
 	return p.cache.Image(key, src.Image), nil
 }

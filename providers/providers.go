@@ -93,6 +93,10 @@ type Source struct {
 	// last: others cost as much as all that lies before them.
 	InOrder bool
 
+	// Streams tells that reads which go on where another has ended come out of a stream:
+	// to read ahead of them, or to keep what they have read, makes nothing faster.
+	Streams bool
+
 	// Resolve opens a file beside this one, where the provider has such a thing
 	// (an extent of a VMDK, a disk beside an OVF); nil otherwise.
 	Resolve disk.Resolver

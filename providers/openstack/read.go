@@ -62,7 +62,7 @@ func (p *Provider) source(ctx context.Context, r *record) (providers.Source, err
 
 // bytes are those of an image that can be read, in a format.
 func (p *Provider) bytes(ctx context.Context, r *record, format string) (providers.Source, error) {
-	src := providers.Source{Format: format}
+	src := providers.Source{Format: format, Streams: true}
 	if p.o.Spool {
 		var err error
 		if src.InOrder, err = p.inOrder(ctx, r); err != nil {

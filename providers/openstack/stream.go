@@ -130,7 +130,7 @@ func (s *stream) fill(p []byte) (n int, err error) {
 
 // growth is how much larger than the one before an answer is that is asked for: all of
 // that was wanted.
-const growth = 4
+const growth = 8
 
 // foresight is when the next answer is asked for, in bytes that are left of the present
 // one, at most half of that. It hides a round trip from a reader of a gigabyte a second,

@@ -1,0 +1,85 @@
+package disk
+
+import "sync"
+
+// streamed is the least read, in bytes, that passes by the cache of an image which
+// streams: what a kernel reads ahead at once (VM_READAHEAD_PAGES in linux/mm.h).
+const streamed = 128 << 10
+
+// nearby is how far, in bytes, a read may lie from the end of an earlier one and go on
+// there: those that a kernel begins one after the other may arrive in another order.
+const nearby = 2 << 20
+
+// Stream is Image for an img that serves reads in their order from a stream of its own,
+// and is ahead of its reader by itself. Long reads that go on where another has ended
+// pass by the cache: to keep them costs more than to fetch them, and nobody comes back.
+func (c *Cache) Stream(key string, img Image) Image {
+	m := c.image(key, img)
+	m.runs = new(runs)
+	return m
+}
+
+// streams tells whether a read of n bytes is one that the image itself is ahead of.
+func (m *cachedImage) streams(off int64, n int) bool {
+	return m.runs != nil && n >= streamed && m.runs.goesOn(off, off+int64(n))
+}
+
+// stream fills p with what the cache has, and the image the rest.
+func (m *cachedImage) stream(p []byte, off int64) (int, error) {
+	size := m.c.o.BlockSize
+	for done := 0; done < len(p); {
+		at := off + int64(done)
+		if m.keeps(at / size) {
+			block, err := m.block(at / size)
+			if err != nil {
+				return done, err
+			}
+			done += copy(p[done:], block[at%size:])
+			continue
+		}
+		end := at - at%size + size
+		for end < off+int64(len(p)) && !m.keeps(end/size) {
+			end += size
+		}
+		part := p[done:min(int64(len(p)), end-off)]
+		if err := ReadFull(m.Image, part, at); err != nil {
+			if KindOf(err) == Malformed { // and so may be what was fetched before, and looked right
+				m.c.forget(m.key)
+			}
+			return done, err
+		}
+		done += len(part)
+	}
+	return len(p), nil
+}
+
+// keeps tells whether a block is in the cache, or on its way there.
+func (m *cachedImage) keeps(b int64) bool {
+	_, ok := m.c.get(blockKey{m.key, b})
+	return ok || m.ahead.fetching(b)
+}
+
+// runs are where the last readers have come to that read long runs.
+type runs struct {
+	mu   sync.Mutex
+	ends [4]int64 // offsets, most recent first
+}
+
+// goesOn notes a read of [off, end) and tells whether it goes on where an earlier one
+// has ended.
+func (r *runs) goesOn(off, end int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i, found := 0, false
+	for ; i < len(r.ends)-1; i++ {
+		if found = r.ends[i] > 0 && off >= r.ends[i]-nearby && off <= r.ends[i]+nearby; found {
+			break
+		}
+	}
+	if found {
+		end = max(end, r.ends[i])
+	}
+	copy(r.ends[1:i+1], r.ends[:i])
+	r.ends[0] = end
+	return found
+}
