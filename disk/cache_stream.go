@@ -8,7 +8,7 @@ const streamed = 128 << 10
 
 // nearby is how far, in bytes, a read may lie from the end of an earlier one and go on
 // there: those that a kernel begins one after the other may arrive in another order.
-const nearby = 2 << 20
+const nearby = 8 << 20
 
 // Stream is Image for an img that serves reads in their order from a stream of its own,
 // and is ahead of its reader by itself. Long reads that go on where another has ended

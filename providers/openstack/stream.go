@@ -132,14 +132,10 @@ func (s *stream) fill(p []byte) (n int, err error) {
 // that was wanted.
 const growth = 8
 
-// foresight is when the next answer is asked for, in bytes that are left of the present
-// one, at most half of that. It hides a round trip from a reader of a gigabyte a second,
-// and nobody keeps an answer waiting for long.
-const foresight = 32 << 20
-
-// foreseen is the least window, in bytes, behind which that is done: who has read less
-// may have read enough.
-const foreseen = 2 << 20
+// carefree is the window, in bytes, behind which all that is left is asked for: who has
+// read so much in order is going to read on, each new answer costs a round trip, and of
+// one that is given up no more is lost than was on its way.
+const carefree = 2 << 20
 
 // open sees to it that there is an answer at pos, of n bytes at least.
 func (s *stream) open(ctx context.Context, n int64) error {
@@ -154,7 +150,7 @@ func (s *stream) open(ctx context.Context, n int64) error {
 	}
 	if next == nil || next.err != nil {
 		next.hangUp()
-		next = s.ask(s.pos, max(n, growth*s.window))
+		next = s.ask(s.pos, max(n, s.following()))
 		next.get(ctx, s.m.c)
 	}
 	s.now.hangUp()
@@ -175,14 +171,21 @@ func (s *stream) ask(off, n int64) *fetch {
 	return &fetch{part: part{m.id, off, off + min(n, m.size-off), m.size, m.whole}, came: make(chan struct{})}
 }
 
-// foresee asks for the answer behind the present one, when that is near its end. What
-// fails is asked for again when its time has come.
+// following is the size of the answer behind the last one.
+func (s *stream) following() int64 {
+	if s.window >= carefree {
+		return s.m.size
+	}
+	return growth * s.window
+}
+
+// foresee asks for the answer behind a large one, when half of that is left. What fails
+// is asked for again when its time has come.
 func (s *stream) foresee(ctx context.Context) {
-	left := s.now.end - s.pos
-	if s.then != nil || s.now.end == s.m.size || s.window < foreseen || left > min(foresight, s.window/2) {
+	if s.then != nil || s.now.end == s.m.size || s.window < carefree || s.now.end-s.pos > s.window/2 {
 		return
 	}
-	s.then = s.ask(s.now.end, growth*s.window)
+	s.then = s.ask(s.now.end, s.following())
 	go s.then.get(ctx, s.m.c)
 }
 

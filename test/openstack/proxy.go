@@ -285,7 +285,10 @@ func (b *faulty) Read(p []byte) (int, error) {
 		return n, err
 	}
 	b.over = true
-	b.f.met.Add(1)
+	if n := b.f.met.Add(1); b.f.Times > 0 && n > int64(b.f.Times) { // another one, at the same time, came first
+		b.f.met.Add(-1)
+		return b.ReadCloser.Read(p)
+	}
 	switch {
 	case b.f.Do != nil:
 		b.f.Do()
