@@ -149,7 +149,6 @@ func (s *stream) open(ctx context.Context, n int64) error {
 		<-next.came
 	}
 	if next == nil || next.err != nil {
-		next.hangUp()
 		next = s.ask(s.pos, max(n, s.following()))
 		next.get(ctx, s.m.c)
 	}
