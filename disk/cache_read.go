@@ -107,7 +107,7 @@ func (m *cachedImage) readAhead(off, end int64) {
 
 // worthFetching tells whether a block has data and is not there yet.
 func (m *cachedImage) worthFetching(b int64) bool {
-	if _, ok := m.c.get(blockKey{m.key, b}); ok || m.ahead.fetching(b) {
+	if m.keeps(b) {
 		return false
 	}
 	size := m.c.o.BlockSize
@@ -141,19 +141,26 @@ func newReadAhead(o CacheOptions) *readAhead {
 func (a *readAhead) sequential(first, last int64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	i, found := 0, false
-	for ; i < len(a.readers)-1; i++ {
-		if found = first == a.readers[i] || first == a.readers[i]+1; found {
+	before, found := advance(a.readers[:], last, func(at int64) bool { return first == at || first == at+1 })
+	return found && last > before
+}
+
+// advance notes that a reader has come to a place: the one of those that are known, most
+// recent first, who goes on there, or a new one instead of the least recent. It gives
+// where that one was before.
+func advance(readers []int64, to int64, goesOn func(at int64) bool) (before int64, found bool) {
+	i := 0
+	for ; i < len(readers)-1; i++ {
+		if found = goesOn(readers[i]); found {
 			break
 		}
 	}
-	on := found && last > a.readers[i]
-	if found {
-		last = max(last, a.readers[i])
+	if before = readers[i]; found {
+		to = max(to, before)
 	}
-	copy(a.readers[1:i+1], a.readers[:i])
-	a.readers[0] = last
-	return on
+	copy(readers[1:i+1], readers[:i])
+	readers[0] = to
+	return before, found
 }
 
 // start claims a fetch of block b; false when as many as may run do.

@@ -70,16 +70,6 @@ type runs struct {
 func (r *runs) goesOn(off, end int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	i, found := 0, false
-	for ; i < len(r.ends)-1; i++ {
-		if found = r.ends[i] > 0 && off >= r.ends[i]-nearby && off <= r.ends[i]+nearby; found {
-			break
-		}
-	}
-	if found {
-		end = max(end, r.ends[i])
-	}
-	copy(r.ends[1:i+1], r.ends[:i])
-	r.ends[0] = end
+	_, found := advance(r.ends[:], end, func(at int64) bool { return at > 0 && off >= at-nearby && off <= at+nearby })
 	return found
 }

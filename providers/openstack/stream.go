@@ -192,24 +192,24 @@ func (s *stream) foresee(ctx context.Context) {
 func (s *stream) hangUp() {
 	s.now.hangUp()
 	if s.then != nil {
-		go func(a *fetch) {
-			<-a.came
-			a.hangUp()
+		go func(f *fetch) {
+			<-f.came
+			f.hangUp()
 		}(s.then)
 	}
 	s.now, s.then = nil, nil
 }
 
 // get waits for the answer.
-func (a *fetch) get(ctx context.Context, c *client) {
-	defer close(a.came)
-	a.resp, a.done, a.err = c.get(ctx, a.part)
+func (f *fetch) get(ctx context.Context, c *client) {
+	defer close(f.came)
+	f.resp, f.done, f.err = c.get(ctx, f.part)
 }
 
 // hangUp ends an answer; nil is none, and neither is one that has failed.
-func (a *fetch) hangUp() {
-	if a != nil && a.err == nil {
-		a.done()
+func (f *fetch) hangUp() {
+	if f != nil && f.err == nil {
+		f.done()
 	}
 }
 
