@@ -41,10 +41,10 @@ func (s *server) reconfigure(t testing.TB, top string) {
 // anew for those who wait; and the mount ends under them.
 func TestBandwidth(t *testing.T) {
 	t.Parallel()
-	const rate = 8 * mib
+	const rate = 4 * mib // which a busy machine can give with the race detector too
 	a := newSite(t, "a")
 	file := random(t, filepath.Join(a.images, "x.raw"), 40*mib, 211)
-	s := mount(t, config{sites: []site{a}, top: "bwlimit: 8M\n"})
+	s := mount(t, config{sites: []site{a}, top: "bwlimit: 4M\n"})
 	view := s.images("a", "x.qcow2")
 	if _, err := os.Stat(view); err != nil { // it is looked into now
 		t.Fatal(err)
@@ -60,7 +60,7 @@ func TestBandwidth(t *testing.T) {
 				return
 			}
 			defer f.Close()
-			if n, err := io.Copy(io.Discard, io.LimitReader(f, 12*mib)); n != 12*mib || err != nil {
+			if n, err := io.Copy(io.Discard, io.LimitReader(f, 6*mib)); n != 6*mib || err != nil {
 				t.Errorf("a reader got %d bytes, %v", n, err)
 			}
 		})
@@ -108,8 +108,7 @@ func TestBandwidth(t *testing.T) {
 	}
 	t.Logf("of %d B/s: %.3f on the whole (%v), %.3f in the busiest second; the slowest of the small reads took %v",
 		rate, mean/rate, whole.Round(time.Millisecond), busiest/rate, slowest.Round(time.Millisecond))
-	// That it is reached is the machine's affair: a quarter of it is.
-	if mean > rate*1.05 || busiest > rate*1.15 || mean < rate*0.25 {
+	if mean > rate*1.05 || busiest > rate*1.15 || mean < rate*0.7 {
 		t.Errorf("the rate is not held")
 	}
 	if slowest > 2*time.Second {
