@@ -15,7 +15,7 @@ UNIT = $(shell $(GO) list ./... | grep -v '/test/')
 # A linter that is built once and kept by Go's cache.
 LINT = $$($(GO) -C tools tool -n golangci-lint)
 
-.PHONY: help build demo install check test test-full bench lint fuzz deps clean
+.PHONY: help build demo install check test test-mount test-cloud test-full bench lint fuzz deps clean
 .DEFAULT_GOAL := build
 
 help: ## say what the targets do
@@ -61,9 +61,18 @@ test: deps check ## all tests, with real tools, mounts and the race detector (un
 	{ failed=0; \
 	$(GO) test -race -count=1 -timeout 20m -v $(SHARED) || failed=1; \
 	$(GO) test -count=1 -timeout 20m -v $(PURE) || failed=1; \
-	$(GO) test -count=1 -timeout 40m -parallel 4 -v ./test/... || failed=1; \
-	$(GO) test -race -count=1 -timeout 40m -parallel 4 -v -run '$(RACY)' ./test/e2e || failed=1; \
+	$(MAKE) -s -j2 -k --output-sync=target test-mount test-cloud || failed=1; \
 	exit $$failed; } 2>&1 | scripts/count.sh
+
+# These wait more than they work, and are run beside each other.
+test-mount:
+	failed=0; \
+	$(GO) test -count=1 -timeout 40m -parallel 4 -v ./test/e2e || failed=1; \
+	$(GO) test -race -count=1 -timeout 40m -parallel 4 -v -run '$(RACY)' ./test/e2e || failed=1; \
+	exit $$failed
+
+test-cloud:
+	$(GO) test -count=1 -timeout 40m -parallel 4 -v ./test/openstack
 
 test-full: test ## the tests, those of the mount three times more with more kills and load, a soak of SOAK (30m), then long fuzzing (four hours)
 	CHROMOGENIC_FULL=1 $(GO) test -race -count=3 -timeout 9h $(SHARED) ./test/e2e

@@ -14,12 +14,12 @@ import (
 	"chromogenic/disk/disktest"
 )
 
-// goldenClouds are the projects of this cloud under the names of docs/golden-images.md.
+// goldenClouds are two projects of this cloud under the names of docs/golden-images.md.
 // Networks of no name take a newer version of the compute service than the oldest.
-func goldenClouds(t testing.TB) string {
+func goldenClouds(t testing.TB, build, prod string) string {
 	t.Helper()
 	text := "clouds:\n"
-	for name, user := range map[string]string{"build": "a", "prod": "b"} {
+	for name, user := range map[string]string{"build": build, "prod": prod} {
 		text += fmt.Sprintf("  %s:\n    region_name: RegionOne\n    compute_api_version: '2.47'\n"+
 			"    auth: {auth_url: %q, username: %s, password: secret, project_name: %s, user_domain_name: Default, project_domain_name: Default}\n",
 			name, env(t, "OPENSTACK_KEYSTONE"), user, user)
@@ -54,8 +54,8 @@ type golden struct {
 }
 
 // newGolden is what the document takes for granted: a guest and a disk without any
-// structure, compressed.
-func newGolden(t testing.TB) *golden {
+// structure, compressed, and two projects.
+func newGolden(t testing.TB, build, prod string) *golden {
 	t.Helper()
 	path, err := binary()
 	if err != nil {
@@ -93,7 +93,7 @@ func newGolden(t testing.TB) *golden {
 	sh(t, "gzip", filepath.Join(g.dir, "base.raw"))
 	g.env = append(os.Environ(),
 		"PATH="+filepath.Dir(path)+":"+os.Getenv("PATH"), "LC_ALL=C", "HOME="+t.TempDir(), "XDG_CONFIG_HOME=", "CHROMOGENIC_CONFIG=",
-		"CHROMOGENIC_STATE_DIR="+t.TempDir(), "OS_CLIENT_CONFIG_FILE="+goldenClouds(t), "MNT="+g.mnt, "FLAVOR=42", "NIC=none",
+		"CHROMOGENIC_STATE_DIR="+t.TempDir(), "OS_CLIENT_CONFIG_FILE="+goldenClouds(t, build, prod), "MNT="+g.mnt, "FLAVOR=42", "NIC=none",
 	)
 	t.Cleanup(func() {
 		if exec.Command("mountpoint", "-q", g.mnt).Run() != nil {
@@ -124,11 +124,10 @@ func (g *golden) run(commands ...string) (string, error) {
 // TestGoldenImages runs the commands of docs/golden-images.md as they are written there,
 // and looks at what they leave, by other ways than theirs.
 func TestGoldenImages(t *testing.T) {
-	a, b := login(t, "a"), login(t, "b")
-	a.clear(t)
-	b.clear(t)
+	t.Parallel()
+	a, b := ownProject(t, "build"), ownProject(t, "prod")
 	blocks := shellBlocks(t, filepath.Join("..", "..", "docs", "golden-images.md"))
-	g := newGolden(t)
+	g := newGolden(t, "build", "prod")
 	began := time.Now()
 	out, err := g.run(blocks...)
 	t.Logf("%d blocks in %v", len(blocks), time.Since(began).Round(time.Second))
@@ -164,7 +163,7 @@ func TestGoldenDamaged(t *testing.T) {
 	a.clear(t)
 	b.clear(t)
 	blocks := shellBlocks(t, filepath.Join("..", "..", "docs", "golden-images.md"))
-	g := newGolden(t)
+	g := newGolden(t, "a", "b")
 	if out, err := g.run(blocks[0]); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

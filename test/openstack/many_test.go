@@ -21,6 +21,7 @@ func many() int {
 
 // TestMany: a project of many images costs the pages of one listing, and later nothing.
 func TestMany(t *testing.T) {
+	t.Parallel()
 	many := many()
 	newUser(t, "crowd", "member")
 	a := login(t, "crowd")

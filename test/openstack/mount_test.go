@@ -88,15 +88,15 @@ func TestMount(t *testing.T) {
 // TestMountAway: of a cloud that goes away the last listing is served, and rsync deletes
 // nothing; of one that was never there, none.
 func TestMountAway(t *testing.T) {
-	a := login(t, "a")
-	a.clear(t)
+	t.Parallel()
+	a := ownProject(t, "away")
 	a.put(t, "one", "raw", body(disktest.Pattern(1<<20, nil)), nil)
 	proxy, err := NewProxy(cloud.glance)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer proxy.Close()
-	in := install(t, cloudsFile(t, "a", proxy.URL, ""), "  a: {type: openstack, cloud: a}\n")
+	in := install(t, cloudsFile(t, "away", proxy.URL, ""), "  a: {type: openstack, cloud: away}\n")
 	dir := in.mount(t)
 	images := filepath.Join(dir, "a", "images")
 	want := sh(t, "ls", images)
@@ -131,7 +131,7 @@ func TestMountAway(t *testing.T) {
 	if state := sh(t, "cat", filepath.Join(again, ".chromogenic", "status")); !strings.Contains(state, `"stale": true`) {
 		t.Errorf("it is not marked as old: %s", state)
 	}
-	never := install(t, cloudsFile(t, "a", proxy.URL, ""), "  a: {type: openstack, cloud: a}\n").mount(t)
+	never := install(t, cloudsFile(t, "away", proxy.URL, ""), "  a: {type: openstack, cloud: away}\n").mount(t)
 	if out, err := tryCommand("ls", filepath.Join(never, "a", "images")); err == nil || !strings.Contains(out, "No route to host") {
 		t.Errorf("of a cloud that was never there: %v: %s", err, out)
 	}
@@ -139,13 +139,17 @@ func TestMountAway(t *testing.T) {
 
 // TestReadCost: the first MiB of the raw view of a large qcow2 costs its tables alone.
 func TestReadCost(t *testing.T) {
-	a := login(t, "a")
-	a.clear(t)
+	t.Parallel()
+	a := ownProject(t, "cost")
+	each := 16 // MiB
+	if full() {
+		each = 128 // 2 GiB in all, as TestBenchFirst has it too
+	}
 	dir := t.TempDir()
 	path := filepath.Join(dir, "big.qcow2")
 	sh(t, "qemu-img", "create", "-q", "-f", "qcow2", path, "8G")
-	for i := range 16 { // 128 MiB in each of the areas that a table maps
-		sh(t, "qemu-io", "-f", "qcow2", "-c", fmt.Sprintf("write -q -P %d %dM 128M", i+1, i*512), path)
+	for i := range 16 { // in each of the areas that a table maps
+		sh(t, "qemu-io", "-f", "qcow2", "-c", fmt.Sprintf("write -q -P %d %dM %dM", i+1, i*512, each), path)
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -158,7 +162,7 @@ func TestReadCost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer proxy.Close()
-	in := install(t, cloudsFile(t, "a", proxy.URL, ""), "  a: {type: openstack, cloud: a}\n")
+	in := install(t, cloudsFile(t, "cost", proxy.URL, ""), "  a: {type: openstack, cloud: cost}\n")
 	mounted := in.mount(t)
 	proxy.Clear()
 	began := time.Now()

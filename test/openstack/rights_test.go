@@ -25,6 +25,17 @@ func newUser(t testing.TB, name, role string) {
 	admin.call(t, http.MethodPut, keystone+"/projects/"+project.Project.ID+"/users/"+user.User.ID+"/roles/"+roles.Roles[0].ID, nil, nil)
 }
 
+// ownProject makes a project with a user of the same name for one test, so that others may
+// run beside it.
+func ownProject(t testing.TB, name string) *api {
+	t.Helper()
+	need(t)
+	newUser(t, name, "member")
+	a := login(t, name)
+	t.Cleanup(func() { a.clear(t) })
+	return a
+}
+
 // A finding is one of doctor's.
 type finding struct {
 	Check, Text, Hint string
