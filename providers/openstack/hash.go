@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"sync"
+	"sync/atomic"
 
 	"chromogenic/disk"
 )
@@ -53,16 +54,53 @@ type runningSum struct {
 	at       int64            // what is hashed
 	early    map[int64][]byte // by the offset
 	held     int64            // bytes of these
-	verified bool
+	verified atomic.Bool
+
+	turns chan struct{} // of those who are hashed later
+	spare sync.Pool     // of []byte
 }
+
+// What is read is hashed later, for a hash takes longer than the rest and there are other
+// processors: as many reads as that, of so many bytes at most.
+const (
+	laterReads = 8
+	laterSize  = 1 << 20
+)
 
 // earlyMost is how much may wait, in bytes: twice of what a cache reads ahead.
 const earlyMost = 4 << 20
 
 func newRunningSum(r *record) *runningSum {
-	s := &runningSum{size: *r.Size, early: map[int64][]byte{}}
+	s := &runningSum{size: *r.Size, early: map[int64][]byte{}, turns: make(chan struct{}, laterReads)}
 	s.algorithm, s.want = recordSum(r)
 	return s
+}
+
+// later tells whether n bytes at off may be hashed when their reader has gone on, and waits
+// until there is room to keep them, in the order of the readers. Those near the end may be
+// the last that are hashed: their reader is to be told when the sum is wrong.
+func (s *runningSum) later(off int64, n int) bool {
+	if n > laterSize || off+int64(n) > s.size-earlyMost || s.known() {
+		return false
+	}
+	s.turns <- struct{}{}
+	return true
+}
+
+// keep copies what is hashed later.
+func (s *runningSum) keep(p []byte) []byte {
+	kept, ok := s.spare.Get().(*[]byte)
+	if !ok || cap(*kept) < len(p) {
+		kept = new([]byte)
+		*kept = make([]byte, 0, laterSize)
+	}
+	return append((*kept)[:0], p...)
+}
+
+// give ends what later began.
+func (s *runningSum) give(kept []byte) {
+	s.spare.Put(&kept)
+	<-s.turns
 }
 
 // begin starts anew with a read of the beginning.
@@ -80,7 +118,7 @@ func (s *runningSum) add(off int64, p []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch end := off + int64(len(p)); {
-	case s.verified || s.want == "" || end <= s.at || len(p) == 0:
+	case s.verified.Load() || s.want == "" || end <= s.at || len(p) == 0:
 		return
 	case off > s.at:
 		if off-s.at <= earlyMost && s.held+int64(len(p)) <= earlyMost && s.early[off] == nil {
@@ -127,14 +165,12 @@ func (s *runningSum) check() error {
 		err := disk.Errorf(disk.Malformed, "all has been read, and its %s is %s, not %s", s.algorithm, got, s.want)
 		return disk.Hint(err, "the store of the cloud, or the way from it, damages images: what was copied is not the image")
 	}
-	s.verified = true
+	s.verified.Store(true)
 	return nil
 }
 
 func (s *runningSum) known() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.verified || s.want == ""
+	return s.verified.Load() || s.want == "" // whatever is being hashed
 }
 
 // Verify compares the whole image with the digest that Glance has of it, by reading
@@ -163,7 +199,8 @@ func (m *remote) Verify(ctx context.Context) error {
 func (s *runningSum) pass() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.hash, s.verified = nil, true
+	s.hash = nil
+	s.verified.Store(true)
 }
 
 var _ disk.Verifier = (*remote)(nil)

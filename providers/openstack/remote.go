@@ -1,6 +1,7 @@
 package openstack
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -15,8 +16,9 @@ import (
 // answer that is still running. What a stream asks for doubles each time, so that a
 // look at a table costs little, and a sequential reader waits for a round trip only a
 // few times in the whole. A cache above reads ahead of its readers in parallel; these
-// reads meet one stream, in whatever order they come, and take turns. What the cache has
-// already is left out, and a stream that has come far passes over it.
+// reads meet one stream, in whatever order they come, and take turns. A stream that has
+// come far passes over what the cache has already, and over what is asked for too late;
+// that waits for its reader.
 //
 // The bytes of a stream that has come from the beginning to the end in order are
 // hashed on the way, and compared with what Glance says (hash.go).
@@ -35,6 +37,7 @@ type remote struct {
 	moved   *sync.Cond // a stream has gone on, or the image is closed
 	streams []*stream  // the last used last
 	joined  int        // reads
+	gap     *gap       // the last that a stream has passed over; nil for none
 	bad     error      // the whole was read, and is not what it should be
 }
 
@@ -49,8 +52,8 @@ const (
 	aheadTime = 5 * time.Millisecond
 )
 
-// passMost is how much, in bytes, that is in a cache already a stream passes over. It is
-// what a cache reads ahead; of more another request is cheaper.
+// passMost is how much, in bytes, a stream passes over that is in a cache already, or whose
+// reader was overtaken. It is what a cache reads ahead; of more another request is cheaper.
 const passMost = 2 << 20
 
 func newRemote(c *client, r *record, whole bool) *remote {
@@ -94,6 +97,9 @@ func (m *remote) ReadAt(p []byte, off int64) (int, error) {
 	if err := m.refused(off); err != nil {
 		return 0, err
 	}
+	if m.late(q, off) {
+		return len(q), eof
+	}
 	s, turn := m.join(off, int64(len(q)))
 	n, err := s.read(turn, q, off)
 	switch {
@@ -124,17 +130,33 @@ func (m *remote) refused(off int64) error {
 	return m.bad
 }
 
+// late reads what a stream has passed over, and tells whether it has.
+func (m *remote) late(p []byte, off int64) bool {
+	m.mu.Lock()
+	g := m.gap
+	m.mu.Unlock()
+	if g == nil || off < g.off || off+int64(len(p)) > g.end {
+		return false
+	}
+	select {
+	case <-g.over:
+	case <-m.ctx.Done():
+		return false
+	}
+	return copy(p, g.p[min(off-g.off, int64(len(g.p))):]) == len(p)
+}
+
 // join finds the stream that comes to off, or makes one. The caller reads n bytes when
 // its turn comes.
 func (m *remote) join(off, n int64) (*stream, turn) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.at(off)
-	if s == nil && m.near(off) {
-		s = m.overtaken(off)
-	}
 	if s == nil {
 		s = m.behind(off)
+	}
+	if s == nil && m.near(off) {
+		s = m.overtaken(off)
 	}
 	if s == nil {
 		if len(m.streams) >= maxStreams {
@@ -149,7 +171,8 @@ func (m *remote) join(off, n int64) (*stream, turn) {
 	return s, s.queue(off, n)
 }
 
-// overtaken waits for a stream to come to off, and gives nil if none goes on.
+// overtaken waits for a stream to come to off, or near enough to pass over what is before
+// it, and gives nil if none goes on.
 func (m *remote) overtaken(off int64) *stream {
 	joined, late := m.joined, false
 	t := time.AfterFunc(aheadTime, func() {
@@ -161,7 +184,7 @@ func (m *remote) overtaken(off int64) *stream {
 	defer t.Stop()
 	for !late && m.ctx.Err() == nil && m.near(off) {
 		m.moved.Wait()
-		if s := m.at(off); s != nil {
+		if s := cmp.Or(m.at(off), m.behind(off)); s != nil {
 			return s
 		}
 		if m.joined != joined && t.Stop() {
@@ -172,8 +195,8 @@ func (m *remote) overtaken(off int64) *stream {
 	return nil
 }
 
-// behind is a stream that may pass over what nobody wants, up to off: one whose readers
-// have wanted more than that before.
+// behind is a stream that may pass over what is before off: one whose readers have wanted
+// more than that before.
 func (m *remote) behind(off int64) *stream {
 	for _, s := range m.streams {
 		if gap := off - s.next; gap > 0 && gap <= min(passMost, s.wanted) {

@@ -11,7 +11,7 @@ import (
 )
 
 // A stream reads an image forwards. Its readers queue: each has its bytes when those
-// before it have theirs. It hashes them when it has them, while the next one is served.
+// before it have theirs. They are hashed in the same order, while the next one is served.
 type stream struct {
 	m      *remote
 	next   int64           // the first byte that nobody has asked for; under remote.mu
@@ -42,16 +42,28 @@ func newStream(m *remote, off int64) *stream {
 	return &stream{m: m, next: off, last: began, summed: began, pos: off}
 }
 
-// A turn of the queue is over when its reader is served. Then the reader hashes, if those
-// before it have done so.
+// A turn of the queue is over when its reader is served. Then its bytes are hashed, if
+// those before them are.
 type turn struct {
 	begins, hash <-chan struct{}
 	over, hashed chan struct{}
+	gap          *gap // what it passes over; nil for nothing
+}
+
+// A gap is what a stream has passed over: who is late finds it there.
+type gap struct {
+	off, end int64
+	over     <-chan struct{} // closed when p is read, or never will be
+	p        []byte          // nil when it could not be read
 }
 
 // queue is the turn of a read of n bytes at off; remote.mu is held.
 func (s *stream) queue(off, n int64) turn {
-	t := turn{s.last, s.summed, make(chan struct{}), make(chan struct{})}
+	t := turn{begins: s.last, hash: s.summed, over: make(chan struct{}), hashed: make(chan struct{})}
+	if off > s.next {
+		t.gap = &gap{off: s.next, end: off, over: t.over}
+		s.m.gap = t.gap
+	}
 	s.last, s.summed = t.over, t.hashed
 	s.next = off + n
 	s.wanted += n
@@ -60,39 +72,51 @@ func (s *stream) queue(off, n int64) turn {
 
 // read fills p, which is what the queue comes to next.
 func (s *stream) read(t turn, p []byte, off int64) (n int, err error) {
-	n, between, err := s.receive(t, p, off)
-	defer close(t.hashed)
-	<-t.hash
-	s.m.sum.begin(off)
-	if err == nil {
-		s.m.sum.add(off-int64(len(between)), between)
+	n, later, err := s.receive(t, p, off)
+	sum := s.m.sum
+	if later {
+		kept := sum.keep(p[:n])
+		go func() {
+			s.hash(t, kept, off)
+			sum.give(kept)
+		}()
+		return n, err
 	}
-	s.m.sum.add(off, p[:n])
+	s.hash(t, p[:n], off)
 	if err != nil {
 		return n, err
 	}
-	if err := s.m.sum.check(); err != nil {
+	if err := sum.check(); err != nil {
 		return 0, err // these bytes are as good as the others, but who has all of them looks at no error
 	}
 	return n, nil
 }
 
-// receive is read without the hashing. It comes to off first: what is between there and
-// the last reader's end is in a cache, or another stream fetches it. As long as the sum
-// of the whole may come of it, it is read too; otherwise left out.
-func (s *stream) receive(t turn, p []byte, off int64) (n int, between []byte, err error) {
+// hash hashes what was read at off, and what lay between it and what was read before.
+func (s *stream) hash(t turn, p []byte, off int64) {
+	defer close(t.hashed)
+	<-t.hash
+	s.m.sum.begin(off)
+	if t.gap != nil {
+		s.m.sum.add(t.gap.off, t.gap.p)
+	}
+	s.m.sum.add(off, p)
+}
+
+// receive is read without the hashing, which may be done later. It comes to off first:
+// what is between there and the last reader's end is in a cache, or its reader is late.
+// It is read too, for that is cheaper than to ask anew, and the sum of the whole may come
+// of it.
+func (s *stream) receive(t turn, p []byte, off int64) (n int, later bool, err error) {
 	defer close(t.over)
 	<-t.begins
 	if s.err != nil {
-		return 0, nil, s.err
+		return 0, false, s.err
 	}
-	if gap := off - s.pos; gap > 0 {
-		if s.m.sum.known() {
-			s.hangUp()
-			s.pos = off
-		} else {
-			between = make([]byte, gap)
-			_, err = s.fill(between)
+	if t.gap != nil {
+		between := make([]byte, off-s.pos)
+		if _, err = s.fill(between); err == nil {
+			t.gap.p = between
 		}
 	}
 	if err == nil {
@@ -101,8 +125,9 @@ func (s *stream) receive(t turn, p []byte, off int64) (n int, between []byte, er
 	if err != nil {
 		s.err = err
 		s.hangUp()
+		return n, false, err
 	}
-	return n, between, err
+	return n, t.gap == nil && s.m.sum.later(off, n), nil
 }
 
 // fill reads what comes next.

@@ -7,15 +7,16 @@ alive() {
 	[ -e "$dir/run/$1.lock" ] && ! flock -n "$dir/run/$1.lock" true
 }
 
-# start NAME COMMAND...: in a session of its own, so that its children end with it.
+# start NAME COMMAND...: in a session of its own, so that its children end with it. Who
+# asks whether it is alive takes the lock for a moment.
 start() {
 	local name=$1
 	shift
 	# shellcheck disable=SC2016
-	setsid bash -c 'exec 9>"$0" && flock -n 9 && echo $$ >"$1" && shift && exec "$@"' \
+	setsid bash -c 'exec 9>"$0" && flock -w 5 9 && echo $$ >"$1" && shift && exec "$@"' \
 		"$dir/run/$name.lock" "$dir/run/$name.pid" "$@" </dev/null >>"$dir/log/$name.out" 2>&1 &
 	local i
-	for ((i = 0; i < 100; i++)); do
+	for ((i = 0; i < 200; i++)); do
 		alive "$name" && return
 		sleep 0.05
 	done
