@@ -101,6 +101,37 @@ func checkWhole(img disk.Image) error {
 		if c.size > img.Size() {
 			return errTruncated(img.Size(), c.size, c.by)
 		}
+		if c.size > 0 {
+			if err := checkOnce(img, c.size, c.by); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// rsyncBuffer is how much rsync writes at once, in bytes (its fileio.c, write_file). When a
+// signal ends rsync --inplace just after a write, its cleanup writes the same buffer again,
+// behind the first, and closes the file as if all were well.
+const rsyncBuffer = 256 << 10
+
+// checkOnce refuses a disk whose last bytes are there twice, the second time behind the
+// end that it says it has.
+func checkOnce(img disk.Image, end int64, by string) error {
+	size := img.Size()
+	rest := size % rsyncBuffer // of an image that ends in the middle of a buffer, that part twice
+	for _, n := range []int64{size - end, rsyncBuffer, rest / 2, (rest + rsyncBuffer) / 2} {
+		if n <= 0 || n > rsyncBuffer || size-n < max(end, n) {
+			continue
+		}
+		p := make([]byte, 2*n)
+		if err := disk.ReadFull(img, p, size-2*n); err != nil {
+			return err
+		}
+		if bytes.Equal(p[:n], p[n:]) && len(bytes.Trim(p, "\x00")) > 0 {
+			err := disk.Errorf(disk.Malformed, "image looks interrupted: its last %d bytes are there twice, behind byte %d, where it ends by %s", n, end, by)
+			return disk.Hint(err, "its writer was killed, as rsync --inplace does it: copy it again")
+		}
 	}
 	return nil
 }
