@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
 	"slices"
@@ -32,6 +33,8 @@ func TestRepeatedEnd(t *testing.T) {
 		"larger":                 {grown, false},
 		"larger, the part twice": {slices.Concat(grown, part(grown)), true},
 		"zeros behind":           {slices.Concat(ext, make([]byte, 256<<10)), false},
+		"erased flash behind":    {slices.Concat(ext, bytes.Repeat([]byte{0xff}, 600<<10)), false},
+		"a pattern behind":       {slices.Concat(ext, bytes.Repeat([]byte("01234567"), 128<<10)), false},
 		"other bytes behind":     {slices.Concat(ext, ext[8<<10:13<<10]), false},
 	} {
 		err := checkWhole(disk.Bytes(tt.img))

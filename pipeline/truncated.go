@@ -116,7 +116,8 @@ func checkWhole(img disk.Image) error {
 const rsyncBuffer = 256 << 10
 
 // checkOnce refuses a disk whose last bytes are there twice, the second time behind the
-// end that it says it has.
+// end that it says it has. Those that are there more often are a pattern, such as that of
+// erased flash memory, and none of this.
 func checkOnce(img disk.Image, end int64, by string) error {
 	size := img.Size()
 	rest := size % rsyncBuffer // of an image that ends in the middle of a buffer, that part twice
@@ -124,11 +125,13 @@ func checkOnce(img disk.Image, end int64, by string) error {
 		if n <= 0 || n > rsyncBuffer || size-n < max(end, n) {
 			continue
 		}
-		p := make([]byte, 2*n)
-		if err := disk.ReadFull(img, p, size-2*n); err != nil {
+		p := make([]byte, min(3*n, size))
+		if err := disk.ReadFull(img, p, size-int64(len(p))); err != nil {
 			return err
 		}
-		if bytes.Equal(p[:n], p[n:]) && len(bytes.Trim(p, "\x00")) > 0 {
+		before, once, twice := p[:int64(len(p))-2*n], p[int64(len(p))-2*n:][:n], p[int64(len(p))-n:]
+		uniform := bytes.Count(twice, twice[:1]) == len(twice)
+		if bytes.Equal(once, twice) && !bytes.Equal(before, once) && !uniform {
 			err := disk.Errorf(disk.Malformed, "image looks interrupted: its last %d bytes are there twice, behind byte %d, where it ends by %s", n, end, by)
 			return disk.Hint(err, "its writer was killed, as rsync --inplace does it: copy it again")
 		}

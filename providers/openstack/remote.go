@@ -125,17 +125,18 @@ func (m *remote) refused(off int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if off == 0 {
-		m.bad = nil
+		m.bad, m.gap = nil, nil
 	}
 	return m.bad
 }
 
-// late reads what a stream has passed over, and tells whether it has.
+// late reads what a stream has passed over, and tells whether it has. Who goes on where
+// another stream is has not been overtaken: he reads anew, and what he gets is hashed.
 func (m *remote) late(p []byte, off int64) bool {
 	m.mu.Lock()
-	g := m.gap
+	g, behind := m.gap, m.at(off) == nil
 	m.mu.Unlock()
-	if g == nil || off < g.off || off+int64(len(p)) > g.end {
+	if g == nil || !behind || off < g.off || off+int64(len(p)) > g.end {
 		return false
 	}
 	select {

@@ -2,6 +2,7 @@ package openstack
 
 import (
 	"bytes"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -66,5 +67,54 @@ func TestReadersOvertake(t *testing.T) {
 	}
 	if n := r.proxy.Requests.Load(); n > 0 {
 		t.Errorf("the sum of what was read is not known: %q", r.proxy.Log())
+	}
+}
+
+// TestReadAnewAfterDamage: what was damaged on its way, and kept for a late reader, is given
+// to nobody who reads the image anew.
+func TestReadAnewAfterDamage(t *testing.T) {
+	r := newRig(t, "a", nil)
+	img := disktest.Pattern(48<<20, nil)
+	want, err := disktest.Read(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.put(t, "image", "raw", body(img), nil)
+	src, err := r.Open(t.Context(), r.one(t, providers.Images, "image"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	const part = 1 << 20
+	read := func(i int) (right bool, err error) {
+		p := make([]byte, part)
+		err = disk.ReadFull(src, p, int64(i)*part)
+		return bytes.Equal(p, want[i*part:(i+1)*part]), err
+	}
+	// The answer that begins behind the first part reaches to the ninth.
+	r.proxy.Inject(&Fault{Method: http.MethodGet, Path: "/file", After: 7<<20 + part/2, Times: 1, Corrupt: true})
+	wrong := 0
+	for _, i := range []int{0, 1, 2, 3, 4, 5, 6, 7, 9, 8} {
+		right, err := read(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !right {
+			wrong = i
+		}
+	}
+	if wrong != 8 {
+		t.Fatalf("part %d is damaged, and it should be the late one, 8", wrong)
+	}
+	for i := 10; i < 48 && err == nil; i++ {
+		_, err = read(i)
+	}
+	if disk.KindOf(err) != disk.Malformed {
+		t.Errorf("the whole is damaged, and its reader is told %v", err)
+	}
+	for i := range 48 {
+		if right, err := read(i); err != nil || !right {
+			t.Errorf("part %d, read anew: it is right: %v, %v", i, right, err)
+		}
 	}
 }
