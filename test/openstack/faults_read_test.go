@@ -35,9 +35,9 @@ func readFaults() []mountFault {
 		{name: "answer truncated", fault: get(&Fault{After: 1 << 20, Times: 1, Cut: true})},
 		{name: "byte corrupted", fault: get(&Fault{After: 1 << 20, Times: 1, Corrupt: true}), errno: syscall.EBADMSG, cause: "sha512", sample: true},
 		{name: "ranges ignored", fault: get(&Fault{Whole: true}), errno: syscall.ENOTSUP, cause: "ranges"},
-		{name: "image deleted", fault: get(&Fault{After: 1 << 20, Times: 1}), do: func(t testing.TB, x *mountCase) { x.a.remove(t, x.id) }, errno: syscall.ESTALE, cause: "gone", gone: true, sample: true},
+		{name: "image deleted", fault: get(&Fault{After: 1 << 20, Times: 1}), do: func(t testing.TB, x *mountCase) { x.a.remove(t, x.id) }, errno: syscall.ESTALE, cause: "gone", gone: true, late: true, sample: true},
 		{
-			name: "image deactivated", fault: get(&Fault{After: 1 << 20, Times: 1}), errno: syscall.EACCES, cause: "deactivated",
+			name: "image deactivated", fault: get(&Fault{After: 1 << 20, Times: 1}), errno: syscall.EACCES, cause: "deactivated", late: true,
 			do:   func(t testing.TB, x *mountCase) { admin(t, x, "deactivate") },
 			undo: func(t testing.TB, x *mountCase) { admin(t, x, "reactivate"); x.in.run(t, "refresh") },
 		},
