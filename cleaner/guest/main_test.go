@@ -145,19 +145,21 @@ func do(t testing.TB, d Disk, o Options, steps ...step) (Facts, map[string]strin
 	return r.Facts, said
 }
 
-// holds tells where text is among the bytes of a disk: -1 if nowhere.
-func holds(t testing.TB, d Disk, text string) int64 {
+// holds tells where texts are among the bytes of a disk.
+func holds(t testing.TB, d Disk, texts ...string) map[string]int64 {
 	t.Helper()
-	const window = 4 << 20
-	buf := make([]byte, window)
-	for off := int64(0); off < d.Size(); off += window - int64(len(text)) {
+	const window, overlap = 4 << 20, 4 << 10
+	buf, found := make([]byte, window), map[string]int64{}
+	for off := int64(0); off < d.Size(); off += window - overlap {
 		n := min(window, d.Size()-off)
 		if err := readFull(d, buf[:n], off); err != nil {
 			t.Fatal(err)
 		}
-		if i := bytes.Index(buf[:n], []byte(text)); i >= 0 {
-			return off + int64(i)
+		for _, text := range texts {
+			if i := bytes.Index(buf[:n], []byte(text)); i >= 0 {
+				found[text] = off + int64(i)
+			}
 		}
 	}
-	return -1
+	return found
 }

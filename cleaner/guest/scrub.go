@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"chromogenic/disk"
 )
 
@@ -32,11 +34,23 @@ func (j job) scrub(ctx context.Context, v volumeOf, r *result) error {
 			return err
 		}
 		defer f.Close()
-		if err := scrubExt(f); err != nil {
-			return fmt.Errorf("%s: %w", v.Type, err)
+		err = scrubExt(punchFile{f}, v.Used)
+		if disk.KindOf(err) == disk.Unsupported && j.Tools.E2fsck != "" {
+			r.warn("the journal and the folders of partition %d (%s) may hold names of what was removed: %v", v.Number, v.Type, err)
+			_, err = j.tell(ctx, j.Tools.E2fsck, "-f", "-p", "-E", "discard", path)
 		}
+		return err
 	}
 	return nil
 }
 
-func scrubExt(f *os.File) error { return nil }
+// A punchFile is a served file, which takes holes.
+type punchFile struct{ *os.File }
+
+func (f punchFile) Discard(off, n int64) error {
+	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	if err != nil {
+		return fmt.Errorf("discard %d bytes at offset %d: %w", n, off, err)
+	}
+	return nil
+}
