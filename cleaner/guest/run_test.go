@@ -72,6 +72,9 @@ func TestClean(t *testing.T) {
 					t.Errorf("the overlay holds %d of %d bytes", d.Stored(), d.Size())
 				}
 				expectClean(t, d, traces()...)
+				if _, again := do(t, d, Options{Access: way}, step{Do: "read", Path: "etc/hostname"}); again["read etc/hostname"] != "keep-this-name\n" {
+					t.Errorf("a second run reads %q", again)
+				}
 				if len(holds(t, d, "keep-this-name")) == 0 {
 					t.Error("what was to stay has gone")
 				}

@@ -141,9 +141,7 @@ func (s *session) settle() error {
 			continue
 		}
 		if v.Type == "btrfs" {
-			if err := unshareTails(s.dir(v)); err != nil {
-				s.warn("the ends of files that were cut in the btrfs of partition %d may still hold what was there: %v", v.Number, err)
-			}
+			s.unshare(v)
 		}
 		if err := syncTree(s.dir(v)); err != nil {
 			return fmt.Errorf("write back partition %d: %w", v.Number, err)
@@ -157,6 +155,32 @@ func (s *session) settle() error {
 	}
 	return nil
 }
+
+// unshare has the files of all subvolumes rewritten that show parts of extents.
+func (s *session) unshare(v volumeOf) {
+	top := s.topOf(v)
+	if !slices.Contains(s.mounted, top) {
+		if err := s.mountAt(v, top, "id=5"); err != nil {
+			s.warn("what files of partition %d (btrfs) were cut from may still be there: %v", v.Number, err)
+			return
+		}
+	}
+	// What was done until now must be in the trees that are searched.
+	err := syncTree(top)
+	failed := 0
+	if err == nil {
+		failed, err = unshareTails(top)
+	}
+	if err != nil {
+		s.warn("what %d files of partition %d (btrfs) were cut from may still be there: %v", failed, v.Number, err)
+	}
+	if err := syncTree(top); err != nil {
+		s.warn("partition %d (btrfs): %v", v.Number, err)
+	}
+}
+
+// topOf is where the top of a btrfs is mounted, if it is.
+func (s *session) topOf(v volumeOf) string { return s.dir(v) + "-top" }
 
 // syncTree is syncfs(2), which tells of errors that came before it.
 func syncTree(dir string) error {

@@ -123,7 +123,7 @@ func (s *session) rootsIn(volume int, v volumeOf) []candidate {
 	if v.Type != "btrfs" {
 		return nil
 	}
-	top := s.dir(v) + "-top"
+	top := s.topOf(v)
 	if err := s.mountAt(v, top, "id=5"); err != nil {
 		return nil
 	}
