@@ -75,7 +75,7 @@ func ext(kind string, fill files, more ...string) func(testing.TB, string, span)
 		t.Helper()
 		args := []string{"-q", "-F", "-t", kind, "-d", folderOf(t, fill), "-E", fmt.Sprintf("offset=%d", at.Off)}
 		args = append(args, more...)
-		run(t, "mke2fs", append(args, path, fmt.Sprintf("%dk", at.Size>>10))...)
+		runProgram(t, "mke2fs", append(args, path, fmt.Sprintf("%dk", at.Size>>10))...)
 	}
 }
 
@@ -86,13 +86,13 @@ func inFile(make func(t testing.TB, path string)) func(testing.TB, string, span)
 		part := filepath.Join(t.TempDir(), "part")
 		sparse(t, part, at.Size)
 		make(t, part)
-		run(t, "dd", "status=none", "if="+part, "of="+path, "bs=1M", fmt.Sprintf("seek=%d", at.Off>>20), "conv=notrunc,sparse")
+		runProgram(t, "dd", "status=none", "if="+part, "of="+path, "bs=1M", fmt.Sprintf("seek=%d", at.Off>>20), "conv=notrunc,sparse")
 	}
 }
 
 func btrfs(fill files, more ...string) func(testing.TB, string, span) {
 	return inFile(func(t testing.TB, path string) {
-		run(t, "mkfs.btrfs", append(append([]string{"-q", "--rootdir", folderOf(t, fill)}, more...), path)...)
+		runProgram(t, "mkfs.btrfs", append(append([]string{"-q", "--rootdir", folderOf(t, fill)}, more...), path)...)
 	})
 }
 
@@ -104,7 +104,7 @@ func xfs(fill files, more ...string) func(testing.TB, string, span) {
 		if err := os.WriteFile(proto, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		run(t, "mkfs.xfs", append(append([]string{"-q", "-f", "-p", proto}, more...), path)...)
+		runProgram(t, "mkfs.xfs", append(append([]string{"-q", "-f", "-p", proto}, more...), path)...)
 	})
 }
 
@@ -128,13 +128,13 @@ func prototype(t testing.TB, dir, self string) string {
 
 func vfat(fill files) func(testing.TB, string, span) {
 	return inFile(func(t testing.TB, path string) {
-		run(t, "mkfs.vfat", "-i", "ABCD1234", path)
+		runProgram(t, "mkfs.vfat", "-i", "ABCD1234", path)
 	})
 }
 
 func swap(text string) func(testing.TB, string, span) {
 	return inFile(func(t testing.TB, path string) {
-		run(t, "mkswap", "-U", "11111111-2222-3333-4444-555555555555", path)
+		runProgram(t, "mkswap", "-U", "11111111-2222-3333-4444-555555555555", path)
 		overwrite(t, path, 1<<20, text)
 	})
 }
@@ -186,7 +186,7 @@ func makeDisk(t testing.TB, label string, parts ...partSpec) string {
 	if err := os.WriteFile(table, []byte(script), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "sh", "-c", fmt.Sprintf("PATH=$PATH:/usr/sbin:/sbin sfdisk --quiet %s < %s", path, table))
+	runProgram(t, "sh", "-c", fmt.Sprintf("PATH=$PATH:/usr/sbin:/sbin sfdisk --quiet %s < %s", path, table))
 	for i, p := range parts {
 		if p.fill != nil {
 			p.fill(t, path, spans[i])

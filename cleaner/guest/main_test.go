@@ -35,8 +35,8 @@ func need(t testing.TB, programs ...string) {
 	}
 }
 
-// run runs a program of the host.
-func run(t testing.TB, name string, args ...string) string {
+// runProgram runs a program of the host.
+func runProgram(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	need(t, name)
 	out, err := exec.Command(findTool(name), args...).CombinedOutput()
@@ -120,7 +120,7 @@ func openDisk(t testing.TB, path string) *guestDisk {
 
 func sumOf(t testing.TB, path string) string {
 	t.Helper()
-	return strings.Fields(run(t, "sha256sum", path))[0]
+	return strings.Fields(runProgram(t, "sha256sum", path))[0]
 }
 
 // do runs steps on a disk, which must succeed.

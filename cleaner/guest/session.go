@@ -57,10 +57,11 @@ type mounter interface {
 // A session is one run of a work on a tree.
 type session struct {
 	job
-	mounter  mounter
-	base     string // an empty folder
-	mounted  []string
-	warnings []string
+	mounter   mounter
+	base      string // an empty folder
+	mounted   []string
+	swapFiles []string // of the guest
+	warnings  []string
 }
 
 // treeDir is where the guest's root is, below the base.
@@ -90,6 +91,11 @@ func (s *session) run(ctx context.Context, work Work) (reply []byte, err error) 
 	}
 	if reply, err = s.work(ctx, work); err != nil || s.ReadOnly {
 		return reply, err
+	}
+	for _, name := range s.swapFiles {
+		if err := wipeSwapFile(filepath.Join(s.base, treeDir), name); err != nil {
+			s.warn("the swap file %s was not wiped: %v", name, err)
+		}
 	}
 	return reply, s.settle()
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	iofs "io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -162,13 +163,19 @@ func looksLikeRoot(dir, below string) (fstab, ok bool) {
 
 // mountLine mounts what a line of fstab asks for, where it is of this disk.
 func (s *session) mountLine(tree string, line mountLine) {
+	if line.Type == "swap" {
+		if path.IsAbs(line.Source) && !strings.HasPrefix(line.Source, "/dev/") {
+			s.swapFiles = append(s.swapFiles, path.Clean(line.Source))
+		}
+		return
+	}
 	i := slices.IndexFunc(s.Volumes, func(v volumeOf) bool { return v.named(line.Source) })
 	if i < 0 || line.Path == "/" {
 		return
 	}
 	v := &s.Volumes[i]
-	if line.Path == "" || !s.isMounted(*v) {
-		if line.Path != "" && v.Mountpoint == "" {
+	if !s.isMounted(*v) {
+		if v.Mountpoint == "" {
 			v.Mountpoint = line.Path
 			if v.Reason == "" {
 				v.Reason = "it could not be mounted"
@@ -210,25 +217,25 @@ func (s *session) place(v volumeOf, subvol string, put func(fd int) error) error
 }
 
 // attach mounts a tree of open_tree(2) at a path.
-func attach(fd, dirfd int, path string) error {
+func attach(fd, dirfd int, place string) error {
 	flags := unix.MOVE_MOUNT_F_EMPTY_PATH
-	if path == "" {
+	if place == "" {
 		flags |= unix.MOVE_MOUNT_T_EMPTY_PATH
 	}
-	if err := unix.MoveMount(fd, "", dirfd, path, flags); err != nil {
+	if err := unix.MoveMount(fd, "", dirfd, place, flags); err != nil {
 		return fmt.Errorf("move_mount: %w", err)
 	}
 	return nil
 }
 
 // attachWithin mounts a tree at a path of the guest, which no link leads out of.
-func attachWithin(fd int, tree, path string) error {
+func attachWithin(fd int, tree, place string) error {
 	root, err := unix.Open(tree, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(root)
-	target, err := unix.Openat2(root, path, &unix.OpenHow{
+	target, err := unix.Openat2(root, place, &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
