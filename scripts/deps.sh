@@ -19,6 +19,9 @@ mkfs.ext4 e2fsprogs
 mkfs.xfs xfsprogs
 mkfs.btrfs btrfs-progs
 mkfs.vfat dosfstools
+linux.uml user-mode-linux
+fuse2fs fuse2fs
+newuidmap uidmap
 sfdisk fdisk
 sgdisk gdisk
 parted parted

@@ -1,0 +1,90 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"chromogenic/disk"
+)
+
+// repair has ext2, ext3 and ext4 checked before they are mounted, and what is safely
+// mended mended: a driver is not to meet what its checker would have found. The
+// others' drivers replay their logs themselves. What cannot be mended is not mounted.
+func (j job) repair(ctx context.Context, r *result) error {
+	for i := range r.Volumes {
+		v := &r.Volumes[i]
+		if !isExt(v.Type) || v.Reason != "" {
+			continue
+		}
+		if j.Tools.E2fsck == "" {
+			r.warn("partition %d (%s) was not checked: install the Debian package e2fsprogs", v.Number, v.Type)
+			continue
+		}
+		// e2fsck(8): 1 is mended, 2 as well; 4 and above is not.
+		told, err := j.tell(ctx, j.Tools.E2fsck, "-f", "-p", filepath.Join(diskDir, v.File))
+		if err != nil {
+			return fmt.Errorf("check partition %d: %w", v.Number, err)
+		}
+		if told.status&^3 != 0 {
+			v.Reason = fmt.Sprintf("e2fsck cannot mend it by itself (exit status %d): %s", told.status, lastLines(told.text, 4))
+		}
+	}
+	return nil
+}
+
+// finish removes what deleted files have left where no driver removes it, and has all
+// filesystems that were mounted checked. One that is not clean fails the run.
+func (j job) finish(ctx context.Context, r *result) error {
+	for _, v := range r.Volumes {
+		if v.Reason != "" {
+			continue
+		}
+		if err := j.scrub(ctx, v, r); err != nil {
+			return fmt.Errorf("remove traces from partition %d (%s): %w", v.Number, v.Type, err)
+		}
+		if err := j.verify(ctx, v, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verify has a filesystem checked without changes.
+func (j job) verify(ctx context.Context, v volumeOf, r *result) error {
+	for _, c := range []struct {
+		types   []string
+		path    string
+		args    []string
+		install string
+	}{
+		{[]string{"ext2", "ext3", "ext4"}, j.Tools.E2fsck, []string{"-f", "-n"}, "e2fsprogs"},
+		{[]string{"xfs"}, j.Tools.XFSRepair, []string{"-f", "-n"}, "xfsprogs"},
+		{[]string{"btrfs"}, j.Tools.Btrfs, []string{"check", "--readonly"}, "btrfs-progs"},
+		{[]string{"vfat"}, j.Tools.FsckVfat, []string{"-n"}, "dosfstools"},
+	} {
+		if !slices.Contains(c.types, v.Type) {
+			continue
+		}
+		if c.path == "" {
+			r.warn("partition %d (%s) was not checked afterwards: install the Debian package %s", v.Number, v.Type, c.install)
+			return nil
+		}
+		told, err := j.tell(ctx, c.path, append(c.args, filepath.Join(diskDir, v.File))...)
+		if err != nil {
+			return fmt.Errorf("check partition %d: %w", v.Number, err)
+		}
+		if told.status != 0 {
+			return disk.Errorf(disk.Malformed, "check partition %d (%s): it is not clean after the work, %s exits with status %d: %s",
+				v.Number, v.Type, filepath.Base(c.path), told.status, lastLines(told.text, 8))
+		}
+	}
+	return nil
+}
+
+func isExt(kind string) bool { return slices.Contains([]string{"ext2", "ext3", "ext4"}, kind) }
+
+func (r *result) warn(format string, args ...any) {
+	r.Warnings = append(r.Warnings, fmt.Sprintf(format, args...))
+}
