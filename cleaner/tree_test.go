@@ -119,7 +119,7 @@ func (tr tree) manifest() map[string]record {
 		if err != nil {
 			return err
 		}
-		st := info.Sys().(*syscall.Stat_t)
+		st := stat(info)
 		r := record{Mode: info.Mode(), UID: st.Uid, GID: st.Gid, Ino: st.Ino}
 		switch {
 		case info.Mode().IsRegular():
@@ -143,6 +143,8 @@ func (tr tree) manifest() map[string]record {
 	}
 	return all
 }
+
+func stat(info iofs.FileInfo) *syscall.Stat_t { return info.Sys().(*syscall.Stat_t) }
 
 func attrs(t testing.TB, p string) string {
 	t.Helper()
