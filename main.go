@@ -84,6 +84,7 @@ func newApp() *cli.App {
 			umountCommand(),
 			lsCommand(),
 			cpCommand(),
+			exportCommand(),
 			cleanCommand(),
 			captureCommand(),
 			convertCommand(),
