@@ -345,6 +345,25 @@ func (c Cleaning) Clean(ctx context.Context, o *disk.Overlay, policy string) (js
 	return got.Reply, nil
 }
 
+// Inspect looks at the guest of a disk in a sandbox, and changes nothing.
+func (c Cleaning) Inspect(ctx context.Context, img disk.Image) (in cleaner.Inspection, err error) {
+	o := disk.NewOverlay(img, disk.OverlayOptions{Budget: overlayBudget})
+	defer o.Close()
+	order, err := cleaner.Order{Inspect: true, Options: c.Options}.Encode()
+	if err != nil {
+		return in, fmt.Errorf("inspect image: %w", err)
+	}
+	c.Guest.ReadOnly = true
+	got, err := guest.Run(ctx, o, c.Guest, order)
+	if err != nil {
+		return in, err
+	}
+	if err := json.Unmarshal(got.Reply, &in); err != nil {
+		return in, fmt.Errorf("inspect image: %w", err)
+	}
+	return in, nil
+}
+
 // planCleaning has a sandbox look what cleaning would touch in the boot disk of a source.
 func (p *Pipeline) planCleaning(ctx context.Context, src *source, policy string) (said cleaner.Report, err error) {
 	o := disk.NewOverlay(src.machine.Disks[0], p.overlayOptions())
