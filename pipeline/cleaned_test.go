@@ -17,9 +17,6 @@ import (
 	"chromogenic/pipeline/jobs"
 )
 
-// secret is what no cleaned image may hold.
-const secret = "correct-horse-battery-staple"
-
 // program builds chromogenic once, static, for it is what runs in the sandbox.
 var program = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "chromogenic-test-")
@@ -63,42 +60,10 @@ func cleans(t testing.TB) func(*Options) {
 	}
 }
 
-// guestDisk is a disk that a small file system fills, with a guest that has a secret.
+// guestDisk is a disk with a guest that has a secret.
 func guestDisk(t testing.TB, more map[string]string) disk.Image {
 	t.Helper()
-	tree := t.TempDir()
-	files := map[string]string{
-		"etc/os-release":           "ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n",
-		"etc/fstab":                "/dev/vda / ext4 defaults 0 1\n",
-		"etc/passwd":               "root:x:0:0:root:/root:/bin/bash\nalice:x:1000:1000::/home/alice:/bin/bash\n",
-		"etc/shadow":               "root:*:19000:0:99999:7:::\nalice:*:19000:0:99999:7:::\n",
-		"etc/group":                "root:x:0:\nalice:x:1000:\n",
-		"etc/gshadow":              "root:*::\nalice:!::\n",
-		"etc/machine-id":           "0123456789abcdef0123456789abcdef\n",
-		"etc/cloud/cloud.cfg":      "users:\n  - default\n",
-		"usr/bin/cloud-init":       "#!/bin/sh\n",
-		"etc/hostname":             "web\n",
-		"home/alice/.bash_history": "mysql -p" + secret + "\n",
-		"root/.netrc":              "machine example login a password " + secret + "\n",
-		"var/log/syslog":           strings.Repeat("a line of a log "+secret+"\n", 1000),
-	}
-	for name, text := range more {
-		files[name] = text
-	}
-	for name, text := range files {
-		path := filepath.Join(tree, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	path := filepath.Join(t.TempDir(), "disk.raw")
-	if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-d", tree, path, "64M").CombinedOutput(); err != nil {
-		t.Fatalf("mke2fs: %v: %s", err, out)
-	}
-	f, err := os.Open(path)
+	f, err := os.Open(disktest.Guest(t, more))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +82,7 @@ func holdsSecret(t testing.TB, img disk.Image) bool {
 	if err := disk.ReadFull(img, p, 0); err != nil {
 		t.Fatal(err)
 	}
-	return bytes.Contains(p, []byte(secret))
+	return bytes.Contains(p, []byte(disktest.Secret))
 }
 
 // TestCleanPolicies copies a guest by every policy, and looks whether its secret goes along.
@@ -229,7 +194,7 @@ func TestCleanedView(t *testing.T) {
 	for _, format := range viewFormats {
 		first[format] = read(format)
 	}
-	if bytes.Contains(first["raw"], []byte(secret)) {
+	if bytes.Contains(first["raw"], []byte(disktest.Secret)) {
 		t.Error("the secret is still there")
 	}
 	if err := b.Close(); err != nil {
