@@ -60,6 +60,9 @@ const (
 	extBlockUninit = 0x2
 )
 
+// extGroups bounds the groups, of 128 MiB as a rule, that are handled: 64 TiB.
+const extGroups = 512 << 10
+
 // castagnoli is the polynomial of the checksums.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -105,6 +108,9 @@ func openExt(f volumeFile, size int64) (*extFS, error) {
 
 func (e *extFS) readGroups() error {
 	n := (e.blocks - e.first + e.perGroup - 1) / e.perGroup
+	if n > extGroups {
+		return disk.Errorf(disk.Unsupported, "read groups: there are %d, more than %d", n, extGroups)
+	}
 	table := make([]byte, e.descSize)
 	for g := range n {
 		if err := readFull(e.f, table, (e.first+1)*e.block+g*e.descSize); err != nil {
