@@ -95,6 +95,22 @@ func do(root *os.Root, s step) (string, error) {
 		panic(s.Text)
 	case "exit":
 		os.Exit(3)
+	case "churn": // makes and removes files, so that the log goes round
+		for i := range s.N {
+			name := fmt.Sprint(s.Path, i)
+			if err := root.Symlink(strings.Repeat("t", 200), name); err != nil {
+				return "", err
+			}
+			if i%2 == 0 {
+				continue
+			}
+			for _, name := range []string{name, fmt.Sprint(s.Path, i-1)} {
+				if err := root.Remove(name); err != nil {
+					return "", err
+				}
+			}
+		}
+		return "", nil
 	case "hang":
 		time.Sleep(time.Hour)
 	}
