@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"chromogenic/cleaner/guest"
@@ -95,19 +96,18 @@ func do(root *os.Root, s step) (string, error) {
 		panic(s.Text)
 	case "exit":
 		os.Exit(3)
-	case "churn": // makes and removes files, so that the log goes round
+	case "churn": // makes and removes links, so that the log goes round
 		for i := range s.N {
-			name := fmt.Sprint(s.Path, i)
-			if err := root.Symlink(strings.Repeat("t", 200), name); err != nil {
+			if i%100 == 0 {
+				syscall.Sync()
+			}
+			if err := root.Symlink(strings.Repeat("t", 1000), fmt.Sprint(s.Path, i)); err != nil {
 				return "", err
 			}
-			if i%2 == 0 {
-				continue
-			}
-			for _, name := range []string{name, fmt.Sprint(s.Path, i-1)} {
-				if err := root.Remove(name); err != nil {
-					return "", err
-				}
+		}
+		for i := range s.N {
+			if err := root.Remove(fmt.Sprint(s.Path, i)); err != nil {
+				return "", err
 			}
 		}
 		return "", nil
