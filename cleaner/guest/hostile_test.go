@@ -175,6 +175,64 @@ func (b brokenDisk) ReadAt(p []byte, off int64) (int, error) {
 	return b.Disk.ReadAt(p, off)
 }
 
+// A disk that does not answer does not hold the caller.
+func TestDiskHangs(t *testing.T) {
+	wayWorks(t, accessUML)
+	d := openDisk(t, makeDisk(t, "", partSpec{16, "", ext("ext4", linux("# none\n"))}))
+	answer := make(chan struct{})
+	for name, deaf := range map[string]span{"at once": {0, 16 << 20}, "in the sandbox": {1 << 20, 14 << 20}} {
+		t.Run(name, func(t *testing.T) {
+			began := time.Now()
+			_, err := Run(t.Context(), deafDisk{d, deaf, answer}, Options{Executable: worker(t), Timeout: 2 * time.Second}, []byte(`[]`))
+			if disk.KindOf(err) != disk.Timeout || time.Since(began) > 15*time.Second {
+				t.Errorf("after %s: %v", time.Since(began), err)
+			}
+		})
+	}
+	close(answer)
+}
+
+// A deafDisk answers reads of a part of it late.
+type deafDisk struct {
+	Disk
+	deaf   span
+	answer chan struct{}
+}
+
+func (d deafDisk) ReadAt(p []byte, off int64) (int, error) {
+	if off+int64(len(p)) > d.deaf.Off && off < d.deaf.end() {
+		<-d.answer
+	}
+	return d.Disk.ReadAt(p, off)
+}
+
+// Root has a sandbox where there are no user namespaces too: the machine in it runs as a
+// user that nobody is.
+func TestNoUserNamespaces(t *testing.T) {
+	wayWorks(t, accessUML)
+	if os.Geteuid() != 0 {
+		missing(t, "other users than root need user namespaces")
+	}
+	d := openDisk(t, makeDisk(t, "", partSpec{32, "", ext("ext4", linux("# none\n"))}))
+	self, err := program(worker(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	_, volumes, err := survey(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := job{Access: accessUML, Resident: true, Volumes: volumes, Memory: 256 << 20, Tools: findTools(), Order: []byte(`[{"Do":"read","Path":"etc/hostname"}]`)}
+	r, err := j.sandboxed(t.Context(), d, self)
+	if err == nil {
+		err = r.Failure.err()
+	}
+	if err != nil || !strings.Contains(string(r.Reply), "keep-this-name") {
+		t.Errorf("%q, %v", r.Reply, err)
+	}
+}
+
 // Damaged filesystems end in an error or a clean disk: no hang, no crash of ours, and
 // the base as it was. The damage is in the structures at the beginning, where it hurts
 // most.
