@@ -37,8 +37,13 @@ func openRaw(t testing.TB, path string) punchFile {
 // and between the names of a folder, which keeps those that it has.
 func TestScrubExt(t *testing.T) {
 	for _, o := range [][]string{
-		{"ext4"}, {"ext4", "-b", "1024"}, {"ext4", "-O", "^metadata_csum"}, {"ext4", "-O", "metadata_csum_seed,orphan_file"},
-		{"ext4", "-O", "^flex_bg,^64bit", "-g", "4096"}, {"ext3"}, {"ext2", "-I", "128"},
+		{"ext4"},
+		{"ext4", "-b", "1024"},
+		{"ext4", "-O", "^metadata_csum"},
+		{"ext4", "-O", "metadata_csum_seed,orphan_file"},
+		{"ext4", "-O", "^flex_bg,^64bit", "-g", "4096"},
+		{"ext3"},
+		{"ext2", "-I", "128"},
 	} {
 		t.Run(strings.Join(o, " "), func(t *testing.T) {
 			need(t, "mke2fs", "debugfs", "e2fsck")
