@@ -20,6 +20,7 @@ const (
 	extEncrypt  = 0x800
 	extExtents  = 0x80000
 	extEAInode  = 0x200000 // holds the value of an attribute
+	extVerity   = 0x100000
 	extInline   = 0x10000000
 	extJournal  = 8 // the number of the journal's
 	extFolder   = 0x4000

@@ -23,8 +23,8 @@ func scrubExt(f volumeFile, size int64) error {
 		switch {
 		case i.number == extJournal && e.compat&extHasJournal != 0:
 			return e.scrubJournal(i)
-		case i.number < 11 && i.number != 2 || i.flags()&(extInline|extEncrypt|extEAInode) != 0:
-			return nil // the filesystem's own, or without blocks of the usual kind
+		case i.number < 11 && i.number != 2 || i.flags()&(extInline|extEncrypt|extEAInode|extVerity) != 0:
+			return nil // the filesystem's own, or without blocks of the usual kind: verity has its hashes behind the end
 		case i.mode() == extRegular:
 			return e.scrubFile(i)
 		case i.mode() == extFolder:

@@ -149,6 +149,11 @@ func (s *session) settle() error {
 		if v.Type == "btrfs" {
 			s.unshare(v)
 		}
+		if v.Type == "xfs" {
+			if err := punchUnwritten(s.dir(v)); err != nil {
+				s.warn("space that files of partition %d (xfs) have reserved keeps what was there: %v", v.Number, err)
+			}
+		}
 		if err := syncTree(s.dir(v)); err != nil {
 			return fmt.Errorf("write back partition %d: %w", v.Number, err)
 		}

@@ -111,6 +111,18 @@ func do(root *os.Root, s step) (string, error) {
 			}
 		}
 		return "", nil
+	case "reserve": // what is free by now may become a part of it
+		syscall.Sync()
+		f, err := root.Create(s.Path)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		err = syscall.Fallocate(int(f.Fd()), 0, 0, s.N)
+		if errors.Is(err, syscall.EOPNOTSUPP) {
+			err = nil // ext2 and ext3 cannot
+		}
+		return "", err
 	case "hang":
 		time.Sleep(time.Hour)
 	}
