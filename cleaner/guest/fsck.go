@@ -13,9 +13,9 @@ import (
 // safely mended mended: a driver is not to meet what its checker would have found, and
 // vfat stays marked as in use once it was not unmounted. The others' drivers replay
 // their logs themselves. What cannot be mended is not mounted.
-func (j job) repair(ctx context.Context, r *result) error {
-	for i := range r.Volumes {
-		v := &r.Volumes[i]
+func (j *job) repair(ctx context.Context) error {
+	for i := range j.Volumes {
+		v := &j.Volumes[i]
 		path, args, install := j.Tools.E2fsck, []string{"-f", "-p"}, "e2fsprogs"
 		if v.Type == "vfat" {
 			path, args, install = j.Tools.FsckVfat, []string{"-a"}, "dosfstools"
@@ -24,7 +24,7 @@ func (j job) repair(ctx context.Context, r *result) error {
 			continue
 		}
 		if path == "" {
-			r.warn("partition %d (%s) was not checked: install the Debian package %s", v.Number, v.Type, install)
+			j.warn("partition %d (%s) was not checked: install the Debian package %s", v.Number, v.Type, install)
 			continue
 		}
 		// e2fsck(8): 1 and 2 are mended, 4 and above is not; fsck.fat(8): 1 is mended.
@@ -41,15 +41,15 @@ func (j job) repair(ctx context.Context, r *result) error {
 
 // finish removes what deleted files have left where no driver removes it, and has all
 // filesystems that were mounted checked. One that is not clean fails the run.
-func (j job) finish(ctx context.Context, r *result) error {
-	for _, v := range r.Volumes {
+func (j *job) finish(ctx context.Context) error {
+	for _, v := range j.Volumes {
 		if v.Reason != "" {
 			continue
 		}
-		if err := j.scrub(ctx, v, r); err != nil {
+		if err := j.scrub(ctx, v); err != nil {
 			return fmt.Errorf("remove traces from partition %d (%s): %w", v.Number, v.Type, err)
 		}
-		if err := j.verify(ctx, v, r); err != nil {
+		if err := j.verify(ctx, v); err != nil {
 			return err
 		}
 	}
@@ -57,7 +57,7 @@ func (j job) finish(ctx context.Context, r *result) error {
 }
 
 // verify has a filesystem checked without changes.
-func (j job) verify(ctx context.Context, v volumeOf, r *result) error {
+func (j *job) verify(ctx context.Context, v volumeOf) error {
 	for _, c := range []struct {
 		types   []string
 		path    string
@@ -73,7 +73,7 @@ func (j job) verify(ctx context.Context, v volumeOf, r *result) error {
 			continue
 		}
 		if c.path == "" {
-			r.warn("partition %d (%s) was not checked afterwards: install the Debian package %s", v.Number, v.Type, c.install)
+			j.warn("partition %d (%s) was not checked afterwards: install the Debian package %s", v.Number, v.Type, c.install)
 			return nil
 		}
 		told, err := j.tell(ctx, c.path, append(c.args, filepath.Join(diskDir, v.File))...)
@@ -90,6 +90,6 @@ func (j job) verify(ctx context.Context, v volumeOf, r *result) error {
 
 func isExt(kind string) bool { return slices.Contains([]string{"ext2", "ext3", "ext4"}, kind) }
 
-func (r *result) warn(format string, args ...any) {
-	r.Warnings = append(r.Warnings, fmt.Sprintf(format, args...))
+func (j *job) warn(format string, args ...any) {
+	j.Warnings = append(j.Warnings, fmt.Sprintf(format, args...))
 }

@@ -78,8 +78,9 @@ func Run(ctx context.Context, img Disk, o Options, order []byte) (Result, error)
 	if err != nil {
 		return Result{Facts: facts()}, err
 	}
-	j.Volumes = r.Volumes
-	j.Warnings = append(j.Warnings, r.Warnings...)
+	if err := j.learn(r); err != nil {
+		return Result{Facts: facts()}, err
+	}
 	if err := r.Failure.err(); err != nil || o.ReadOnly {
 		return Result{facts(), r.Reply}, err
 	}

@@ -138,3 +138,21 @@ func TestFstab(t *testing.T) {
 		}
 	}
 }
+
+// A sandbox that was taken over cannot move a partition.
+func TestLearn(t *testing.T) {
+	own := job{Volumes: []volumeOf{{Filesystem: Filesystem{Number: 1, Offset: 1 << 20, Size: 1 << 20, Type: "ext4"}, File: "p1", Used: 1}}}
+	told := result{Warnings: []string{strings.Repeat("x", 1<<20)}, Volumes: []volumeOf{
+		{Filesystem: Filesystem{Number: 9, Offset: 0, Size: 9 << 30, Type: "swap", Mountpoint: "/", Reason: "none"}, File: "../etc/passwd", Used: 9},
+	}}
+	if err := own.learn(told); err != nil {
+		t.Fatal(err)
+	}
+	v := own.Volumes[0]
+	if v.Offset != 1<<20 || v.Size != 1<<20 || v.Type != "ext4" || v.File != "p1" || v.Used != 1 || v.Mountpoint != "/" || v.Reason != "none" || len(own.Warnings[0]) > outputLimit {
+		t.Errorf("%+v", v)
+	}
+	if err := own.learn(result{}); disk.KindOf(err) != disk.Malformed {
+		t.Errorf("too few volumes give %v", err)
+	}
+}
