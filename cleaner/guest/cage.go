@@ -97,10 +97,12 @@ func startCage(self *os.File, j job, stage string, many bool) (*cage, error) {
 	c.kill = func() { _ = cmd.Process.Kill() }
 	c.wait = func() error { return <-ended }
 	if mapped {
-		if err := mapIDs(j.Tools, cmd.Process.Pid); err == nil {
+		err := mapIDs(j.Tools, cmd.Process.Pid)
+		if err == nil {
 			_, err = ours.Write([]byte{0})
-		} else {
-			c.end()
+		}
+		if err != nil {
+			_ = c.end()
 			return nil, err
 		}
 	}

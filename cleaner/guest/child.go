@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -104,24 +103,30 @@ func cagedJob(line *net.UnixConn, j job, work Work) result {
 		os.Exit(1)
 	}
 	ctx := context.Background()
-	r := result{Volumes: slices.Clone(j.Volumes)}
-	r.Failure = failureOf(func() error {
-		if err := j.repair(ctx, &r); err != nil {
-			return err
-		}
-		j.Volumes = r.Volumes
-		inner, err := j.access(ctx, self, work)
-		if err != nil {
-			return err
-		}
-		r.Volumes, r.Reply = inner.Volumes, inner.Reply
-		r.Warnings = append(r.Warnings, inner.Warnings...)
-		if err := inner.Failure.err(); err != nil || j.ReadOnly {
-			return err
-		}
-		return j.finish(ctx, &r)
-	}())
+	r := result{}
+	r.Failure = failureOf(j.perform(ctx, self, work, &r))
+	r.Volumes, r.Warnings = j.Volumes, j.Warnings
 	return r
+}
+
+// perform repairs, has the work done, and cleans up behind it.
+func (j *job) perform(ctx context.Context, self *os.File, work Work, r *result) error {
+	j.Warnings = nil // those before are with the caller
+	if err := j.repair(ctx); err != nil {
+		return err
+	}
+	inner, err := j.access(ctx, self, work)
+	if err != nil {
+		return err
+	}
+	if err := j.learn(inner); err != nil {
+		return err
+	}
+	r.Reply = inner.Reply
+	if err := inner.Failure.err(); err != nil || j.ReadOnly {
+		return err
+	}
+	return j.finish(ctx)
 }
 
 // access lets the work be done by the way that was chosen.

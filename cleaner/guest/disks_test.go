@@ -128,7 +128,8 @@ func prototype(t testing.TB, dir, self string) string {
 
 func vfat(fill files) func(testing.TB, string, span) {
 	return inFile(func(t testing.TB, path string) {
-		runProgram(t, "mkfs.vfat", "-i", "ABCD1234", path)
+		runProgram(t, "mkfs.vfat", "-F", "16", "-i", "ABCD1234", path)
+		overwrite(t, path, 37, "\x01") // it was not unmounted
 	})
 }
 

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -35,6 +36,8 @@ type extFS struct {
 	seed         uint32 // of the checksums
 	compat       uint32
 	incompat, ro uint32
+
+	structures, data window
 }
 
 type extGroup struct {
@@ -59,6 +62,9 @@ const (
 	extInodeUninit = 0x1 // bg_flags
 	extBlockUninit = 0x2
 )
+
+// extGroups bounds the groups, of 128 MiB as a rule, that are handled: 64 TiB.
+const extGroups = 512 << 10
 
 // castagnoli is the polynomial of the checksums.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -105,6 +111,9 @@ func openExt(f volumeFile, size int64) (*extFS, error) {
 
 func (e *extFS) readGroups() error {
 	n := (e.blocks - e.first + e.perGroup - 1) / e.perGroup
+	if n > extGroups {
+		return disk.Errorf(disk.Unsupported, "read groups: there are %d, more than %d", n, extGroups)
+	}
 	table := make([]byte, e.descSize)
 	for g := range n {
 		if err := readFull(e.f, table, (e.first+1)*e.block+g*e.descSize); err != nil {
@@ -142,19 +151,53 @@ func (e *extFS) within(block, n int64) bool {
 	return block >= e.first && n >= 0 && block < e.blocks && n <= e.blocks-block
 }
 
-// readBlock reads a block that lies in the filesystem.
-func (e *extFS) readBlock(block int64) ([]byte, error) {
+// readBlock reads a block of structures that lies in the filesystem, and readData one
+// of a file.
+func (e *extFS) readBlock(block int64) ([]byte, error) { return e.read(&e.structures, block) }
+
+func (e *extFS) readData(block int64) ([]byte, error) { return e.read(&e.data, block) }
+
+// A window is what was read last. What is asked for next is near, as a rule.
+type window struct {
+	off   int64
+	bytes []byte
+}
+
+// extWindow is what is read at once, in bytes: as much as the kernel asks a FUSE for.
+const extWindow = 128 << 10
+
+func (e *extFS) read(w *window, block int64) ([]byte, error) {
 	if !e.within(block, 1) {
 		return nil, disk.Errorf(disk.Malformed, "read block %d: there are %d", block, e.blocks)
 	}
-	p := make([]byte, e.block)
-	return p, readFull(e.f, p, block*e.block)
+	off := block * e.block
+	if off < w.off || off+e.block > w.off+int64(len(w.bytes)) {
+		at := off / extWindow * extWindow
+		p := make([]byte, min(extWindow, e.blocks*e.block-at))
+		w.bytes = nil
+		if err := readFull(e.f, p, at); err != nil {
+			return nil, err
+		}
+		w.off, w.bytes = at, p
+	}
+	return bytes.Clone(w.bytes[off-w.off:][:e.block]), nil
+}
+
+// forget drops what was read, for it changes.
+func (e *extFS) forget() { e.structures.bytes, e.data.bytes = nil, nil }
+
+// writeBlock writes what was read, with changes.
+func (e *extFS) writeBlock(block int64, p []byte) error {
+	e.forget()
+	_, err := e.f.WriteAt(p, block*e.block)
+	return err
 }
 
 func (e *extFS) discard(block, n int64) error {
 	if !e.within(block, n) {
 		return disk.Errorf(disk.Malformed, "discard %d blocks at %d: there are %d", n, block, e.blocks)
 	}
+	e.forget()
 	return e.f.Discard(block*e.block, n*e.block)
 }
 

@@ -20,6 +20,7 @@ const (
 	extEncrypt  = 0x800
 	extExtents  = 0x80000
 	extEAInode  = 0x200000 // holds the value of an attribute
+	extVerity   = 0x100000
 	extInline   = 0x10000000
 	extJournal  = 8 // the number of the journal's
 	extFolder   = 0x4000
@@ -58,6 +59,15 @@ func (e *extFS) eachInode(f func(extInode) error) error {
 
 func (e *extFS) eachOf(g int64, d extGroup, used []byte, f func(extInode) error) error {
 	per := e.block / e.inodeSize // a block
+	unused := int64(0)           // blocks before this one
+	flush := func(b int64) error {
+		n := unused
+		unused = 0
+		if n == 0 {
+			return nil
+		}
+		return e.discard(d.table+b-n, n)
+	}
 	for b := range e.tableBlocks() {
 		first := b * per
 		inUse := false
@@ -65,10 +75,11 @@ func (e *extFS) eachOf(g int64, d extGroup, used []byte, f func(extInode) error)
 			inUse = inUse || bit(used, i)
 		}
 		if !inUse {
-			if err := e.discard(d.table+b, 1); err != nil {
-				return err
-			}
+			unused++
 			continue
+		}
+		if err := flush(b); err != nil {
+			return err
 		}
 		p, err := e.readBlock(d.table + b)
 		if err != nil {
@@ -86,12 +97,12 @@ func (e *extFS) eachOf(g int64, d extGroup, used []byte, f func(extInode) error)
 			}
 		}
 		if changed {
-			if _, err := e.f.WriteAt(p, (d.table+b)*e.block); err != nil {
+			if err := e.writeBlock(d.table+b, p); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	return flush(e.tableBlocks())
 }
 
 // clean zeroes p, and tells whether it was anything else.

@@ -23,8 +23,8 @@ func scrubExt(f volumeFile, size int64) error {
 		switch {
 		case i.number == extJournal && e.compat&extHasJournal != 0:
 			return e.scrubJournal(i)
-		case i.number < 11 && i.number != 2 || i.flags()&(extInline|extEncrypt|extEAInode) != 0:
-			return nil // the filesystem's own, or without blocks of the usual kind
+		case i.number < 11 && i.number != 2 || i.flags()&(extInline|extEncrypt|extEAInode|extVerity) != 0:
+			return nil // the filesystem's own, or without blocks of the usual kind: verity has its hashes behind the end
 		case i.mode() == extRegular:
 			return e.scrubFile(i)
 		case i.mode() == extFolder:
@@ -96,12 +96,11 @@ func (e *extFS) scrubFile(i extInode) error {
 
 // scrubEnd zeroes a block from an offset on.
 func (e *extFS) scrubEnd(block, from int64) error {
-	p, err := e.readBlock(block)
+	p, err := e.readData(block)
 	if err != nil || !clean(p[from:]) {
 		return err
 	}
-	_, err = e.f.WriteAt(p, block*e.block)
-	return err
+	return e.writeBlock(block, p)
 }
 
 // scrubFolder zeroes what is left of names between those of a folder.
@@ -122,7 +121,7 @@ func (e *extFS) scrubFolder(i extInode) error {
 			if !e.scrubNames(i, p) {
 				continue
 			}
-			if _, err := e.f.WriteAt(p, (r.block+k)*e.block); err != nil {
+			if err := e.writeBlock(r.block+k, p); err != nil {
 				return err
 			}
 		}

@@ -1,7 +1,3 @@
-// Package guest reaches the filesystems inside a disk: it finds the partitions and
-// the root filesystem, mounts what belongs together where no host file and no host
-// kernel can be reached by it, lets work be done on the tree, and leaves the disk
-// checked, with nothing of what was deleted in its free blocks.
 package guest
 
 import (

@@ -9,26 +9,31 @@ import (
 	"chromogenic/disk"
 )
 
-// repair has ext2, ext3 and ext4 checked before they are mounted, and what is safely
-// mended mended: a driver is not to meet what its checker would have found. The
-// others' drivers replay their logs themselves. What cannot be mended is not mounted.
-func (j job) repair(ctx context.Context, r *result) error {
-	for i := range r.Volumes {
-		v := &r.Volumes[i]
-		if !isExt(v.Type) || v.Reason != "" {
+// repair has ext2, ext3, ext4 and vfat checked before they are mounted, and what is
+// safely mended mended: a driver is not to meet what its checker would have found, and
+// vfat stays marked as in use once it was not unmounted. The others' drivers replay
+// their logs themselves. What cannot be mended is not mounted.
+func (j *job) repair(ctx context.Context) error {
+	for i := range j.Volumes {
+		v := &j.Volumes[i]
+		path, args, install := j.Tools.E2fsck, []string{"-f", "-p"}, "e2fsprogs"
+		if v.Type == "vfat" {
+			path, args, install = j.Tools.FsckVfat, []string{"-a"}, "dosfstools"
+		}
+		if !isExt(v.Type) && v.Type != "vfat" || v.Reason != "" {
 			continue
 		}
-		if j.Tools.E2fsck == "" {
-			r.warn("partition %d (%s) was not checked: install the Debian package e2fsprogs", v.Number, v.Type)
+		if path == "" {
+			j.warn("partition %d (%s) was not checked: install the Debian package %s", v.Number, v.Type, install)
 			continue
 		}
-		// e2fsck(8): 1 is mended, 2 as well; 4 and above is not.
-		told, err := j.tell(ctx, j.Tools.E2fsck, "-f", "-p", filepath.Join(diskDir, v.File))
+		// e2fsck(8): 1 and 2 are mended, 4 and above is not; fsck.fat(8): 1 is mended.
+		told, err := j.tell(ctx, path, append(args, filepath.Join(diskDir, v.File))...)
 		if err != nil {
 			return fmt.Errorf("check partition %d: %w", v.Number, err)
 		}
-		if told.status&^3 != 0 {
-			v.Reason = fmt.Sprintf("e2fsck cannot mend it by itself (exit status %d): %s", told.status, lastLines(told.text, 4))
+		if told.status&^3 != 0 || v.Type == "vfat" && told.status > 1 {
+			v.Reason = fmt.Sprintf("%s cannot mend it by itself (exit status %d): %s", filepath.Base(path), told.status, lastLines(told.text, 4))
 		}
 	}
 	return nil
@@ -36,15 +41,15 @@ func (j job) repair(ctx context.Context, r *result) error {
 
 // finish removes what deleted files have left where no driver removes it, and has all
 // filesystems that were mounted checked. One that is not clean fails the run.
-func (j job) finish(ctx context.Context, r *result) error {
-	for _, v := range r.Volumes {
+func (j *job) finish(ctx context.Context) error {
+	for _, v := range j.Volumes {
 		if v.Reason != "" {
 			continue
 		}
-		if err := j.scrub(ctx, v, r); err != nil {
+		if err := j.scrub(ctx, v); err != nil {
 			return fmt.Errorf("remove traces from partition %d (%s): %w", v.Number, v.Type, err)
 		}
-		if err := j.verify(ctx, v, r); err != nil {
+		if err := j.verify(ctx, v); err != nil {
 			return err
 		}
 	}
@@ -52,7 +57,7 @@ func (j job) finish(ctx context.Context, r *result) error {
 }
 
 // verify has a filesystem checked without changes.
-func (j job) verify(ctx context.Context, v volumeOf, r *result) error {
+func (j *job) verify(ctx context.Context, v volumeOf) error {
 	for _, c := range []struct {
 		types   []string
 		path    string
@@ -68,7 +73,7 @@ func (j job) verify(ctx context.Context, v volumeOf, r *result) error {
 			continue
 		}
 		if c.path == "" {
-			r.warn("partition %d (%s) was not checked afterwards: install the Debian package %s", v.Number, v.Type, c.install)
+			j.warn("partition %d (%s) was not checked afterwards: install the Debian package %s", v.Number, v.Type, c.install)
 			return nil
 		}
 		told, err := j.tell(ctx, c.path, append(c.args, filepath.Join(diskDir, v.File))...)
@@ -85,6 +90,6 @@ func (j job) verify(ctx context.Context, v volumeOf, r *result) error {
 
 func isExt(kind string) bool { return slices.Contains([]string{"ext2", "ext3", "ext4"}, kind) }
 
-func (r *result) warn(format string, args ...any) {
-	r.Warnings = append(r.Warnings, fmt.Sprintf(format, args...))
+func (j *job) warn(format string, args ...any) {
+	j.Warnings = append(j.Warnings, fmt.Sprintf(format, args...))
 }

@@ -63,6 +63,9 @@ func worker(t testing.TB) string {
 var workerDir string
 
 var builtWorker = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("GUEST_WORKER"); path != "" {
+		return path, nil // TestOrdinaryUser has built it
+	}
 	path := filepath.Join(workerDir, "worker")
 	cmd := exec.Command("go", "build", "-o", path, "./testdata/worker")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -50,7 +50,12 @@ func Run(ctx context.Context, img Disk, o Options, order []byte) (Result, error)
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
 		disk.Errorf(disk.Timeout, "the guest's disk took longer than %s", timeout))
 	defer cancel()
-	t, volumes, err := survey(img)
+	var t table
+	var volumes []volumeOf
+	err := patiently(ctx, func() (err error) {
+		t, volumes, err = survey(img)
+		return err
+	})
 	if err != nil {
 		return Result{}, err
 	}
@@ -69,27 +74,46 @@ func Run(ctx context.Context, img Disk, o Options, order []byte) (Result, error)
 		defer scratch.Close()
 		img = scratch
 	}
-	files := map[string]span{}
-	for i, v := range j.Volumes {
-		files[v.File] = span{v.Offset, volumes[i].Size}
-	}
-	c, err := startCage(self, j, stageWork, j.Access == accessFuse2fs)
+	r, err := j.sandboxed(ctx, img, self)
 	if err != nil {
 		return Result{Facts: facts()}, err
 	}
-	r, err := c.converse(ctx, img, j, files)
-	if err != nil {
+	if err := j.learn(r); err != nil {
 		return Result{Facts: facts()}, err
 	}
-	j.Volumes = r.Volumes
-	j.Warnings = append(j.Warnings, r.Warnings...)
 	if err := r.Failure.err(); err != nil || o.ReadOnly {
 		return Result{facts(), r.Reply}, err
 	}
-	if err := wipe(img, t, j.Volumes); err != nil {
+	if err := patiently(ctx, func() error { return wipe(img, t, slices.Clone(j.Volumes)) }); err != nil {
 		return Result{Facts: facts()}, err
 	}
 	return Result{facts(), r.Reply}, nil
+}
+
+// patiently calls f, and returns earlier when ctx ends: a disk that does not answer
+// cannot be told to. What f writes is not to be looked at then.
+func patiently(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("wait for disk: %w", context.Cause(ctx))
+	}
+}
+
+// sandboxed has the job done in a cage.
+func (j job) sandboxed(ctx context.Context, img Disk, self *os.File) (result, error) {
+	files := map[string]span{}
+	for _, v := range j.Volumes {
+		files[v.File] = span{v.Offset, v.Size}
+	}
+	c, err := startCage(self, j, stageWork, j.Access == accessFuse2fs)
+	if err != nil {
+		return result{}, err
+	}
+	return c.converse(ctx, img, j, files)
 }
 
 // scratchBudget is how much of what is written to a disk that is only looked at is held

@@ -12,7 +12,7 @@ import (
 )
 
 // scrub removes from an unmounted filesystem what its driver leaves behind.
-func (j job) scrub(ctx context.Context, v volumeOf, r *result) error {
+func (j *job) scrub(ctx context.Context, v volumeOf) error {
 	path := filepath.Join(diskDir, v.File)
 	if !isExt(v.Type) && v.Type != "xfs" {
 		return nil
@@ -30,7 +30,7 @@ func (j job) scrub(ctx context.Context, v volumeOf, r *result) error {
 	if disk.KindOf(err) != disk.Unsupported {
 		return err
 	}
-	r.warn("the log of partition %d (%s) may hold names and attributes of what was removed: %v", v.Number, v.Type, err)
+	j.warn("the log of partition %d (%s) may hold names and attributes of what was removed: %v", v.Number, v.Type, err)
 	if isExt(v.Type) && j.Tools.E2fsck != "" {
 		_, err = j.tell(ctx, j.Tools.E2fsck, "-f", "-p", "-E", "discard", path)
 		return err

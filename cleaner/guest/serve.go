@@ -86,14 +86,14 @@ var _ = gofuse.NodeOnAdder((*folder)(nil))
 
 func (f *folder) OnAdd(ctx context.Context) {
 	for name, s := range f.files {
-		node := f.NewPersistentInode(ctx, &window{server: f.server, img: f.img, span: s}, gofuse.StableAttr{Mode: fuse.S_IFREG})
+		node := f.NewPersistentInode(ctx, &shownFile{server: f.server, img: f.img, span: s}, gofuse.StableAttr{Mode: fuse.S_IFREG})
 		f.AddChild(name, node, false)
 	}
 }
 
-// A window is one of the files. The mount is in a namespace of its own, so that all
+// A shownFile is one of the files. The mount is in a namespace of its own, so that all
 // who are there may open it.
-type window struct {
+type shownFile struct {
 	gofuse.Inode
 	server *server
 	img    Disk
@@ -101,16 +101,16 @@ type window struct {
 }
 
 var (
-	_ = gofuse.NodeGetattrer((*window)(nil))
-	_ = gofuse.NodeSetattrer((*window)(nil))
-	_ = gofuse.NodeOpener((*window)(nil))
-	_ = gofuse.NodeReader((*window)(nil))
-	_ = gofuse.NodeWriter((*window)(nil))
-	_ = gofuse.NodeAllocater((*window)(nil))
-	_ = gofuse.NodeFsyncer((*window)(nil))
+	_ = gofuse.NodeGetattrer((*shownFile)(nil))
+	_ = gofuse.NodeSetattrer((*shownFile)(nil))
+	_ = gofuse.NodeOpener((*shownFile)(nil))
+	_ = gofuse.NodeReader((*shownFile)(nil))
+	_ = gofuse.NodeWriter((*shownFile)(nil))
+	_ = gofuse.NodeAllocater((*shownFile)(nil))
+	_ = gofuse.NodeFsyncer((*shownFile)(nil))
 )
 
-func (w *window) Getattr(_ context.Context, _ gofuse.FileHandle, out *fuse.AttrOut) syscall.Errno {
+func (w *shownFile) Getattr(_ context.Context, _ gofuse.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	out.Mode = fuse.S_IFREG | 0o666
 	out.Size = uint64(w.span.Size)
 	out.Blocks = out.Size / 512
@@ -119,18 +119,18 @@ func (w *window) Getattr(_ context.Context, _ gofuse.FileHandle, out *fuse.AttrO
 }
 
 // Setattr takes times; a disk has the size that it has.
-func (w *window) Setattr(ctx context.Context, h gofuse.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+func (w *shownFile) Setattr(ctx context.Context, h gofuse.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	if size, ok := in.GetSize(); ok && size != uint64(w.span.Size) {
 		return syscall.EPERM
 	}
 	return w.Getattr(ctx, h, out)
 }
 
-func (w *window) Open(context.Context, uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
+func (w *shownFile) Open(context.Context, uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
 	return nil, 0, 0
 }
 
-func (w *window) Read(_ context.Context, _ gofuse.FileHandle, p []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+func (w *shownFile) Read(_ context.Context, _ gofuse.FileHandle, p []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	n := max(0, min(int64(len(p)), w.span.Size-off))
 	p = p[:n]
 	if n == 0 {
@@ -139,14 +139,14 @@ func (w *window) Read(_ context.Context, _ gofuse.FileHandle, p []byte, off int6
 	return fuse.ReadResultData(p), w.server.errno(readFull(w.img, p, w.span.Off+off))
 }
 
-func (w *window) Write(_ context.Context, _ gofuse.FileHandle, p []byte, off int64) (uint32, syscall.Errno) {
+func (w *shownFile) Write(_ context.Context, _ gofuse.FileHandle, p []byte, off int64) (uint32, syscall.Errno) {
 	if off < 0 || int64(len(p)) > w.span.Size-off {
 		return 0, syscall.ENOSPC
 	}
 	return uint32(len(p)), w.server.errno(writeSparse(w.img, p, w.span.Off+off))
 }
 
-func (w *window) Allocate(_ context.Context, _ gofuse.FileHandle, off, n uint64, mode uint32) syscall.Errno {
+func (w *shownFile) Allocate(_ context.Context, _ gofuse.FileHandle, off, n uint64, mode uint32) syscall.Errno {
 	size := uint64(w.span.Size)
 	if off > size || n > size-off {
 		return syscall.ENOSPC
@@ -159,7 +159,7 @@ func (w *window) Allocate(_ context.Context, _ gofuse.FileHandle, off, n uint64,
 
 // Fsync has nothing to do: what is written is in the overlay, which nobody keeps
 // beyond this process.
-func (w *window) Fsync(context.Context, gofuse.FileHandle, uint32) syscall.Errno { return 0 }
+func (w *shownFile) Fsync(context.Context, gofuse.FileHandle, uint32) syscall.Errno { return 0 }
 
 // readFull reads all of p, which lies within the disk.
 func readFull(r io.ReaderAt, p []byte, off int64) error {

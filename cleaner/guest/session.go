@@ -46,6 +46,23 @@ type result struct {
 	Failure  *failure   `json:"failure"`
 }
 
+// learn takes over from a result what a sandbox may know better: where volumes are
+// mounted, and why not. A kernel that a hostile filesystem has taken over tells what
+// it likes, and where a partition lies is not for it to say.
+func (j *job) learn(r result) error {
+	if len(r.Volumes) != len(j.Volumes) {
+		return disk.Errorf(disk.Malformed, "take result: it tells of %d volumes instead of %d", len(r.Volumes), len(j.Volumes))
+	}
+	j.Volumes = slices.Clone(j.Volumes)
+	for i, v := range r.Volumes {
+		j.Volumes[i].Mountpoint, j.Volumes[i].Reason = v.Mountpoint, v.Reason
+	}
+	for _, w := range r.Warnings {
+		j.Warnings = append(j.Warnings, w[:min(len(w), outputLimit)])
+	}
+	return nil
+}
+
 // A mounter is how a sandbox gets at filesystems.
 type mounter interface {
 	// mount mounts a volume at dir; subvol is a subvolume of btrfs, or empty.
@@ -148,6 +165,11 @@ func (s *session) settle() error {
 		}
 		if v.Type == "btrfs" {
 			s.unshare(v)
+		}
+		if v.Type == "xfs" {
+			if err := punchUnwritten(s.dir(v)); err != nil {
+				s.warn("space that files of partition %d (xfs) have reserved keeps what was there: %v", v.Number, err)
+			}
 		}
 		if err := syncTree(s.dir(v)); err != nil {
 			return fmt.Errorf("write back partition %d: %w", v.Number, err)

@@ -41,6 +41,10 @@ func (j job) runUML(ctx context.Context, self *os.File) (result, error) {
 			v.Reason = fmt.Sprintf("user-mode-linux has %d disks at most", ubdDevices)
 			continue
 		}
+		if j.looksLikeCow(*v) {
+			v.Reason = "it begins like a copy-on-write file of user-mode-linux"
+			continue
+		}
 		args = append(args, ubdOption(n, filepath.Join(diskDir, v.File)))
 		v.Device = ubdDevice(n)
 		n++
@@ -74,6 +78,20 @@ func (j job) runUML(ctx context.Context, self *os.File) (result, error) {
 		return result{}, disk.Errorf(disk.Other, "work in user-mode-linux: %w (%v): %s", err, ended, lastLines(console.String(), 12))
 	}
 	return r, nil
+}
+
+// looksLikeCow tells whether a partition begins with the magic number of what
+// user-mode-linux keeps its changes in (kernel, arch/um/drivers/cow_user.c). It is
+// told not to open the file of the host that is named there, but takes the size of
+// the disk from it.
+func (j job) looksLikeCow(v volumeOf) bool {
+	f, err := os.Open(filepath.Join(diskDir, v.File))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	head := make([]byte, 4)
+	return readFull(f, head, 0) == nil && (string(head) == "OOOM" || string(head) == "MOOO")
 }
 
 // converse is the host's side of the line.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"chromogenic/cleaner/guest"
@@ -95,6 +96,33 @@ func do(root *os.Root, s step) (string, error) {
 		panic(s.Text)
 	case "exit":
 		os.Exit(3)
+	case "churn": // makes and removes links, so that the log goes round
+		for i := range s.N {
+			if i%100 == 0 {
+				syscall.Sync()
+			}
+			if err := root.Symlink(strings.Repeat("t", 1000), fmt.Sprint(s.Path, i)); err != nil {
+				return "", err
+			}
+		}
+		for i := range s.N {
+			if err := root.Remove(fmt.Sprint(s.Path, i)); err != nil {
+				return "", err
+			}
+		}
+		return "", nil
+	case "reserve": // what is free by now may become a part of it
+		syscall.Sync()
+		f, err := root.Create(s.Path)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		err = syscall.Fallocate(int(f.Fd()), 0, 0, s.N)
+		if errors.Is(err, syscall.EOPNOTSUPP) {
+			err = nil // ext2 and ext3 cannot
+		}
+		return "", err
 	case "hang":
 		time.Sleep(time.Hour)
 	}
