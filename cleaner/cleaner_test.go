@@ -67,7 +67,7 @@ func TestTable(t *testing.T) {
 // Each default operation matters: without it the fixture is not clean, or has nothing
 // for it.
 func TestEachOperationMatters(t *testing.T) {
-	idle := []string{"recipe", "ssh-login", "selinux-relabel", "verify", "swap", "log-extra", "locks"}
+	idle := []string{"recipe", "ssh-login", "selinux-relabel", "verify", "swap", "snapshots", "log-extra", "locks"}
 	for _, fixture := range []func() []file{debianLike, redHatLike} {
 		tr := newTree(t, fixture()...)
 		report := tr.mustClean(Options{})

@@ -7,7 +7,6 @@ import (
 	iofs "io/fs"
 	"os"
 	"path"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -171,7 +170,7 @@ func createNew(dir *os.Root, name string) (*os.File, error) {
 // giveTo gives a file the owner and mode of another. The owner is first: to change it
 // takes set-user-ID away.
 func giveTo(f *os.File, like iofs.FileInfo) error {
-	st := like.Sys().(*syscall.Stat_t)
+	st := statOf(like)
 	if err := f.Chown(int(st.Uid), int(st.Gid)); err != nil {
 		return err
 	}

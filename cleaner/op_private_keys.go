@@ -18,7 +18,7 @@ var keyPlaces = []string{
 	"/etc/ipsec.secrets", "/etc/ipsec.secrets.d/*", "/etc/ipsec.d/private/*", "/etc/ipsec.d/*.secrets", "/etc/ipsec.d/*.db", "/var/lib/ipsec/nss/*.db", "/etc/strongswan/ipsec.secrets", "/etc/strongswan/ipsec.d/private/*", "/etc/swanctl/private/*", "/etc/swanctl/rsa/*", "/etc/swanctl/ecdsa/*", "/etc/swanctl/pkcs8/*", "/etc/swanctl/pkcs12/*", "/etc/strongswan/swanctl/private/*", "/etc/racoon/psk.txt", "/etc/racoon/certs/*",
 	"/etc/wireguard/*", "/etc/openvpn/*.key", "/etc/openvpn/*.ovpn", "/etc/openvpn/*.p12", "/etc/openvpn/*auth*", "/etc/openvpn/*pass*", "/etc/openvpn/*/*.key", "/etc/openvpn/*/*.ovpn", "/etc/openvpn/*/*.p12", "/etc/openvpn/*/*auth*", "/etc/openvpn/*/*pass*", "/etc/openvpn/*/keys", "/etc/openvpn/*/pki/private", "/etc/tinc/*/*.priv", "/etc/vpnc/*.conf", "/etc/openfortivpn/config", "/etc/nebula/*.key", "/var/lib/tailscale/*", "/var/lib/zerotier-one/identity.*", "/var/lib/zerotier-one/authtoken.secret", "/etc/zerotier/identity.*", "/var/lib/netbird/*", "/etc/netbird/config.json",
 	"/etc/bind/rndc.key", "/etc/rndc.key", "/etc/rndc.conf", "/etc/bind/*.private", "/var/lib/bind/*.private", "/var/named/*.private", "/etc/bind/*tsig*", "/etc/knot/keys", "/var/lib/knot/keys",
-	"/etc/exim4/*.key", "/etc/dkimkeys/*.private", "/etc/dkimkeys/*/*.private", "/etc/opendkim/keys/*", "/etc/dovecot/private/*", "/etc/pki/dovecot/private/*", "/etc/cups/ssl/*", "/etc/webmin/miniserv.pem", "/etc/cockpit/ws-certs.d/*.key", "/etc/cockpit/ws-certs.d/0-self-signed*", "/etc/xrdp/*.pem", "/etc/xrdp/rsakeys.ini", "/etc/luks/*", "/etc/luks-keys/*", "/etc/keys/*", "/etc/cryptsetup-keys.d/*", "/etc/cryptsetup-initramfs/*.key", "/boot/*.key", "/etc/tor/keys", "/var/lib/tor/keys", "/var/lib/tor/*/*secret_key", "/var/lib/tor/*/private_key", "/etc/ntp.keys", "/etc/ntp/keys", "/etc/ntp/crypto/*key*", "/etc/ntpsec/ntp.keys", "/etc/trusted-key.key.private", "/var/lib/shim-signed/mok/*", "/var/lib/dkms/mok.*", "/etc/pki/nssdb/key*.db.bak", "/etc/pki/rpm-gpg/private*", "/var/lib/boinc-client/gui_rpc_auth.cfg", "/var/lib/transmission-daemon/info/settings.json",
+	"/etc/exim4/*.key", "/etc/dkimkeys/*.private", "/etc/dkimkeys/*/*.private", "/etc/opendkim/keys/*", "/etc/dovecot/private/*", "/etc/pki/dovecot/private/*", "/etc/cups/ssl/*", "/etc/webmin/miniserv.pem", "/etc/cockpit/ws-certs.d/*.key", "/etc/cockpit/ws-certs.d/0-self-signed*", "/etc/xrdp/*.pem", "/etc/xrdp/rsakeys.ini", "/etc/luks/*", "/etc/luks-keys/*", "/etc/keys/*", "/etc/cryptsetup-keys.d/*", "/etc/cryptsetup-initramfs/*.key", "/boot/*.key", "/etc/tor/keys", "/var/lib/tor/keys", "/var/lib/tor/*/*secret_key", "/var/lib/tor/*/private_key", "/etc/ntp.keys", "/etc/ntp/keys", "/etc/ntp/crypto/*key*", "/etc/ntpsec/ntp.keys", "/etc/trusted-key.key.private", "/var/lib/shim-signed/mok/*", "/var/lib/dkms/mok.*", "/etc/pki/nssdb/key*.db.bak", "/etc/pki/rpm-gpg/private*", "/var/lib/mysql/*.pem", "/var/lib/boinc-client/gui_rpc_auth.cfg", "/var/lib/transmission-daemon/info/settings.json",
 }
 
 // searched are the folders in which keys are found by what they are, whatever they are
@@ -58,7 +58,7 @@ func privateKeys(g *Guest) error {
 	if err := g.editAll(dropLines(isSetting), "/etc/chrony.keys", "/etc/chrony/chrony.keys", "/etc/ppp/chap-secrets", "/etc/ppp/pap-secrets", "/etc/ppp/srp-secrets"); err != nil {
 		return err
 	}
-	return g.searchKeys(g.removePath)
+	return g.searchKeys(g.removeEntry)
 }
 
 // isSetting tells whether a line says something, and is no comment.
@@ -84,14 +84,13 @@ func (g *Guest) snakeoil() error {
 
 // searchKeys calls found for every file with a private key in the searched folders,
 // but for the homes of kept users. Other credentials are told of.
-func (g *Guest) searchKeys(found func(string) error) error {
+func (g *Guest) searchKeys(found func(entry) error) error {
 	skip := slices.Clone(notSearched)
 	for _, a := range g.kept() {
 		if n, ok, err := g.lookup(a.home, true); err == nil && ok && g.protected(a.name) && n.path != "/" {
 			skip = append(skip, n.path)
 		}
 	}
-	var keys []string
 	visit := func(e entry) error {
 		if e.folder() {
 			if slices.Contains(skip, e.path) || slices.Contains(samples, e.name) {
@@ -107,19 +106,15 @@ func (g *Guest) searchKeys(found func(string) error) error {
 			return pathError(e.path, err)
 		}
 		if privateKey.Match(text) {
-			keys = append(keys, e.path)
-		} else if foreignToken.Match(text) {
+			return found(e)
+		}
+		if foreignToken.Match(text) {
 			g.warn("%s holds what looks like a credential of a cloud or service", show(e.path))
 		}
 		return nil
 	}
 	for _, folder := range searched {
 		if err := g.walk(folder, visit); err != nil {
-			return err
-		}
-	}
-	for _, p := range keys {
-		if err := found(p); err != nil {
 			return err
 		}
 	}

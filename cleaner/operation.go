@@ -10,10 +10,11 @@ type Operation struct {
 	Run     func(*Guest) error
 }
 
-// Operations is the table, in the order in which they run: what is removed by name
-// first, whole folders and identities after it, what is written last.
+// Operations is the table, in the order in which they run: snapshots first, in which
+// nothing else can be changed; then what is removed by name, whole folders and identities after it, what is written last.
 func Operations() []Operation {
 	return []Operation{
+		{"snapshots", "Remove snapshots of the system", "Those of snapper but for the one that is in use, and Timeshift's: all that was removed is in them still.", true, snapshots},
 		{"users", "Remove the accounts of people", "Accounts with a number from UID_MIN to UID_MAX of /etc/login.defs (1000 to 60000 without it) that are not kept: their lines in passwd, shadow, group, gshadow, subuid and subgid, their memberships in all groups, the group of their name, home folder (wherever it is, if it is theirs), mail, crontab, linger, AccountsService and sudo's state.", true, users},
 		{"sudoers", "Remove the rules of accounts that are gone", "Rules and Defaults of removed users in /etc/sudoers, /etc/sudoers.d/ and doas.conf; a file of sudoers.d that has nothing else.", true, sudoers},
 		{"history", "Remove histories", "In every home, root's and those of services too: histories of shells, of clients of databases and of interpreters, .lesshst, .viminfo, .cache, browsers, traces of editors and desktops.", true, history},
@@ -38,7 +39,7 @@ func Operations() []Operation {
 		{"tmp", "Empty the folders for what does not last", "Everything in /tmp, /var/tmp, /mnt, /media and lost+found, but for places where fstab mounts something; files in /run, /dev, /proc and /sys.", true, tmp},
 		{"package-cache", "Remove packages that were fetched", "Files in the caches of apt, dnf, yum, zypper, PackageKit, pacman and apk.", true, packageCache},
 		{"locks", "Remove locks and caches of devices", "*.pid, __db.* of rpm, blkid.tab, LVM's cache, archives and list of devices, multipath's bindings.", true, lockFiles},
-		{"log-extra", "Remove what installers and rotation leave", "Kickstart and preseed files in /root and /, logrotate's status, state of logcheck, fail2ban and release upgrades.", true, logExtra},
+		{"log-extra", "Remove what installers and rotation leave", "Kickstart and preseed files in /root and /, logrotate's status, databases of locate, state of logcheck, fail2ban and release upgrades.", true, logExtra},
 		{"remove-rotated", "Remove rotated logs", "Compressed and numbered logs in /var/log, which are emptied otherwise.", false, removeRotated},
 		{"logs", "Empty logs in place", "Every file in /var/log keeps inode, mode, owner and attributes, and is empty afterwards; those of the journal are removed. utmp, wtmp and what has come after them, pacct.", true, logs},
 		{"root-password", "Lock root", "root's password, or the one that is given; the passwords of all accounts that stay but those of kept users, of groups, and of the boot loader.", true, rootPassword},

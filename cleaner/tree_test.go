@@ -193,6 +193,14 @@ func (tr tree) cleanWith(opt Options, facts guest.Facts) (report Report, err err
 	return report, err
 }
 
+// factsAt are those of a disk with filesystems mounted in the guest.
+func factsAt(mountpoints ...string) (facts guest.Facts) {
+	for i, m := range mountpoints {
+		facts.Filesystems = append(facts.Filesystems, guest.Filesystem{Number: i + 1, Mountpoint: m})
+	}
+	return facts
+}
+
 func (tr tree) mustClean(opt Options) Report {
 	tr.t.Helper()
 	report, err := tr.clean(opt)
