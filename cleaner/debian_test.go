@@ -241,7 +241,7 @@ func plant(t *testing.T, tr tree) {
 // The reply to an order is JSON, of a size that a console of a small kernel carries.
 func TestReplySize(t *testing.T) {
 	tr := newTree(t, debianLike()...)
-	for i := range 2000 {
+	for i := range 2 * maxPaths {
 		tr.put(file{path: fmt.Sprintf("/var/log/%d.log", i), text: "x"})
 	}
 	root, err := os.OpenRoot(tr.dir)

@@ -88,6 +88,8 @@ func (tr tree) put(f file) {
 	}
 	if err == nil && os.Getuid() == 0 {
 		err = os.Lchown(p, f.uid, f.uid)
+	} else if mode != 0 {
+		mode |= 0o400 // only root reads what nobody may
 	}
 	if err == nil && mode != 0 {
 		err = os.Chmod(p, mode)
