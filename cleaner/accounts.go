@@ -173,6 +173,9 @@ func (g *Guest) inHomes(names ...string) ([]string, error) {
 		}
 		for _, name := range names {
 			first, _, _ := strings.Cut(name, "/")
+			if home == "/" && name[0] != '.' {
+				continue // /snap and the like: services have "/" for a home
+			}
 			if slices.ContainsFunc(there, func(n string) bool { ok, _ := path.Match(first, n); return ok }) {
 				all = append(all, path.Join(literally(home), name))
 			}

@@ -25,15 +25,15 @@ var keyPlaces = []string{
 // called. /usr is the distribution's, but for /usr/local.
 var searched = []string{"/etc", "/opt", "/srv", "/usr/local", "/var", "/boot", "/root", "/home", "/data", "/app"}
 
-// samples are folders in which software brings keys of its own for its tests; and the
-// package managers' own.
+// samples are folders in which software brings keys of its own for its tests, but for
+// /etc, where nobody keeps tests.
 var samples = []string{"site-packages", "dist-packages", "node_modules", "gems", "test", "tests", "testdata", "testing", "examples", "fixtures", "doc", "docs"}
 
 var notSearched = []string{"/var/lib/dpkg", "/var/lib/rpm", "/var/lib/apt", "/var/cache", "/var/lib/docker", "/var/lib/containers", "/var/lib/containerd", "/var/lib/snapd/snaps", "/var/lib/mysql", "/var/lib/postgresql", "/var/lib/pgsql", "/var/log", "/boot/grub", "/boot/grub2"}
 
 // maxKey is the size of a file that is searched for a key; a key has some KiB, and a
 // file with many, or a configuration with one in it, a little more.
-const maxKey = 1 << 20
+const maxKey = 256 << 10
 
 var (
 	// privateKey is one in the textual encodings of RFC 7468, RFC 1421 (with headers),
@@ -93,7 +93,7 @@ func (g *Guest) searchKeys(found func(entry) error) error {
 	}
 	visit := func(e entry) error {
 		if e.folder() {
-			if slices.Contains(skip, e.path) || slices.Contains(samples, e.name) {
+			if slices.Contains(skip, e.path) || slices.Contains(samples, e.name) && !within(e.path, "/etc") {
 				return errSkip
 			}
 			return nil
