@@ -193,7 +193,7 @@ func TestLockout(t *testing.T) {
 }
 
 func TestHostKeysWithoutCloudInit(t *testing.T) {
-	base := []file{{path: "/usr/sbin/sshd"}, {path: "/etc/ssh/ssh_host_rsa_key", text: key}}
+	base := []file{{path: "/etc/passwd"}, {path: "/usr/sbin/sshd"}, {path: "/etc/ssh/ssh_host_rsa_key", text: key}}
 	tr := newTree(t, append(base, file{path: "/usr/lib/systemd/systemd"})...)
 	tr.mustClean(Options{})
 	unit := tr.read("/etc/systemd/system/multi-user.target.wants/../chromogenic-ssh-hostkeys.service")
@@ -207,6 +207,13 @@ func TestHostKeysWithoutCloudInit(t *testing.T) {
 	}
 	tr = newTree(t, append(base, file{path: "/etc/init.d/sshd", text: "/usr/bin/ssh-keygen -A\n"})...)
 	tr.mustClean(Options{})
+}
+
+func TestNoLinux(t *testing.T) {
+	tr := newTree(t, file{path: "/Windows/System32/config/SAM", text: "x"}, file{path: "/tmp/x", text: "x"})
+	if _, err := tr.clean(Options{}); disk.KindOf(err) != disk.Unsupported || !tr.exists("/tmp/x") {
+		t.Errorf("what is no Linux: %v", err)
+	}
 }
 
 func TestSwapFile(t *testing.T) {

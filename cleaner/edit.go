@@ -262,5 +262,8 @@ func truncateIn(e entry) error {
 	if err := f.Truncate(0); err != nil {
 		return err
 	}
+	if info, err = f.Stat(); err != nil || info.Mode() == e.info.Mode() {
+		return err
+	}
 	return unix.Fchmod(int(f.Fd()), e.stat().Mode&0o7777) // to change a file can take set-user-ID away
 }

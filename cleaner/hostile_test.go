@@ -135,7 +135,8 @@ func TestHardLinks(t *testing.T) {
 func TestSpecialFiles(t *testing.T) {
 	for _, p := range []string{"/etc/passwd", "/etc/shadow", "/etc/hosts", "/etc/fstab", "/etc/environment"} {
 		t.Run(p, func(t *testing.T) {
-			tr := newTree(t, file{path: "/usr/bin/cloud-init"}, file{path: "/etc/"})
+			tr := newTree(t, file{path: "/usr/bin/cloud-init"}, file{path: "/usr/lib/os-release", text: "ID=x\n"})
+			tr.put(file{path: "/etc/"})
 			if err := unix.Mkfifo(tr.at(p), 0o644); err != nil {
 				t.Fatal(err)
 			}
