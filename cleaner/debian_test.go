@@ -50,8 +50,11 @@ var planted = []string{
 // emptiedLogs are planted, and there afterwards without their content, with mode and
 // owner.
 var emptiedLogs = []file{
-	{path: "/var/log/syslog", mode: 0o640, uid: 102}, {path: "/var/log/auth.log.1", mode: 0o640, uid: 102}, {path: "/var/log/kern.log.2.gz", mode: 0o600},
-	{path: "/var/log/audit/audit.log", mode: 0o400}, {path: "/var/log/site/deep/app.log", mode: 0o666, uid: 1000},
+	{path: "/var/log/syslog", mode: 0o640, uid: 102},
+	{path: "/var/log/auth.log.1", mode: 0o640, uid: 102},
+	{path: "/var/log/kern.log.2.gz", mode: 0o600},
+	{path: "/var/log/audit/audit.log", mode: 0o400},
+	{path: "/var/log/site/deep/app.log", mode: 0o666, uid: 1000},
 }
 
 // TestDebian plants secrets in real Debians, with users made by their own tools, and
