@@ -173,8 +173,8 @@ func (g *Guest) inHomes(names ...string) ([]string, error) {
 		}
 		for _, name := range names {
 			first, _, _ := strings.Cut(name, "/")
-			if home == "/" && name[0] != '.' {
-				continue // /snap and the like: services have "/" for a home
+			if home != "/root" && ofSystem(home) && name[0] != '.' {
+				continue // services have "/" or /usr/bin for a home, with /snap and /usr/bin/snap
 			}
 			if slices.ContainsFunc(there, func(n string) bool { ok, _ := path.Match(first, n); return ok }) {
 				all = append(all, path.Join(literally(home), name))
