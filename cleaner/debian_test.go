@@ -74,6 +74,7 @@ func TestDebian(t *testing.T) {
 	}
 	for _, suite := range []string{"bookworm", "trixie"} {
 		t.Run(suite, func(t *testing.T) {
+			t.Parallel()
 			tr := tree{t: t, dir: filepath.Join(t.TempDir(), "root")}
 			install(t, suite, tr.dir)
 			fresh := tr.manifest()

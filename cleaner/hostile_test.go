@@ -286,19 +286,21 @@ func TestManyFiles(t *testing.T) {
 		t.Skip("makes 100,000 files")
 	}
 	tr := newTree(t, append(minimal(), file{path: "/home/alice/many/"}, file{path: "/var/log/many/"})...)
+	const logs = 10_000
 	for i := range 100_000 {
 		if err := os.WriteFile(tr.at(fmt.Sprintf("/home/alice/many/%d", i)), nil, 0o644); err != nil {
 			t.Fatal(err)
+		}
+		if i >= logs {
+			continue
 		}
 		if err := os.WriteFile(tr.at(fmt.Sprintf("/var/log/many/%d", i)), []byte("x"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	begin := time.Now()
 	report := tr.mustClean(Options{})
-	t.Logf("%s", time.Since(begin))
 	o := report.outcome("logs")
-	if o.Files != 100_000 || o.Bytes != 100_000 || len(o.Paths) != maxPaths || o.More != 100_000-maxPaths {
+	if o.Files != logs || o.Bytes != logs || len(o.Paths) != maxPaths || o.More != logs-maxPaths {
 		t.Errorf("emptied %d files of %d bytes, %d and %d paths", o.Files, o.Bytes, len(o.Paths), o.More)
 	}
 	if u := report.outcome("users"); u.Files < 100_000 || tr.exists("/home/alice") {
