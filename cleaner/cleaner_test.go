@@ -251,6 +251,16 @@ func TestLockout(t *testing.T) {
 	if _, err := locked.clean(Options{}); disk.KindOf(err) != disk.Policy || !locked.exists("/home/alice") {
 		t.Errorf("the only user is removed: %v", err)
 	}
+	// Users who stay without keys and passwords are none either; with them they are.
+	for _, c := range []struct {
+		skip    []string
+		refused bool
+	}{{[]string{"users"}, true}, {[]string{"users", "ssh-keys"}, false}, {[]string{"users", "root-password"}, false}} {
+		stay := newTree(t, file{path: "/etc/passwd", text: minimalPasswd}, file{path: "/etc/shadow", text: "root:!:1::::::\nalice:$6$x:1::::::\n"}, file{path: "/home/alice/.ssh/authorized_keys", text: pub})
+		if _, err := stay.clean(Options{Skip: c.skip}); (disk.KindOf(err) == disk.Policy) != c.refused || err != nil && !c.refused {
+			t.Errorf("without %q: %v", c.skip, err)
+		}
+	}
 	// Where nobody could get in before, nothing is taken.
 	closed := newTree(t, file{path: "/etc/passwd", text: "root:x:0:0::/root:/bin/sh\n"}, file{path: "/etc/shadow", text: "root:*:1::::::\n"})
 	closed.mustClean(Options{})
