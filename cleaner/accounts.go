@@ -173,6 +173,9 @@ func (g *Guest) inHomes(names ...string) ([]string, error) {
 		}
 		for _, name := range names {
 			first, _, _ := strings.Cut(name, "/")
+			if home != "/root" && ofSystem(home) && name[0] != '.' {
+				continue // services have "/" or /usr/bin for a home, with /snap and /usr/bin/snap
+			}
 			if slices.ContainsFunc(there, func(n string) bool { ok, _ := path.Match(first, n); return ok }) {
 				all = append(all, path.Join(literally(home), name))
 			}

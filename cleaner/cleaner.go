@@ -26,7 +26,8 @@ import (
 // have run nevertheless, so that the report names everything that is wrong.
 //
 // A guest that nobody could log in to afterwards is not touched: the error is of the
-// kind Policy, and its hint names the ways on.
+// kind Policy, and its hint names the ways on. Nor is what is no Linux system:
+// Unsupported.
 func Work(ctx context.Context, root *os.Root, facts guest.Facts, order []byte) (reply []byte, err error) {
 	opt, err := readOptions(order)
 	if err != nil {
@@ -35,6 +36,10 @@ func Work(ctx context.Context, root *os.Root, facts guest.Facts, order []byte) (
 	g, err := open(ctx, root, facts, opt)
 	if err != nil {
 		return nil, fmt.Errorf("clean image: %w", err)
+	}
+	if !g.exists("/etc/passwd") && g.report.OS == (OS{}) {
+		return nil, fmt.Errorf("clean image: %w", disk.Hint(disk.Errorf(disk.Unsupported, "this is no root of a Linux system: neither /etc/passwd nor os-release is there"),
+			"copy the image without cleaning it, or look with chromogenic inspect at what is in it"))
 	}
 	err = g.run()
 	reply, jerr := json.Marshal(g.report)

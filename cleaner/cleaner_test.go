@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"regexp"
 	"slices"
@@ -67,7 +68,7 @@ func TestTable(t *testing.T) {
 // Each default operation matters: without it the fixture is not clean, or has nothing
 // for it.
 func TestEachOperationMatters(t *testing.T) {
-	idle := []string{"recipe", "ssh-login", "selinux-relabel", "verify", "swap", "log-extra", "locks"}
+	idle := []string{"recipe", "ssh-login", "selinux-relabel", "verify", "swap", "snapshots", "log-extra", "locks"}
 	for _, fixture := range []func() []file{debianLike, redHatLike} {
 		tr := newTree(t, fixture()...)
 		report := tr.mustClean(Options{})
@@ -118,11 +119,27 @@ func TestOnlyAndSkip(t *testing.T) {
 	}
 }
 
+// traces are what a home holds that nobody else should have, kept or not.
+var traces = []string{
+	".bash_history", ".zsh_history", ".python_history", ".mysql_history", ".psql_history", ".sqlite_history", ".rediscli_history", ".node_repl_history", ".irb_history", ".php_history", ".lesshst", ".viminfo", ".wget-hsts", ".Xauthority", ".ICEauthority", ".local/share/fish/fish_history", ".local/share/recently-used.xbel", ".cache/x",
+	".aws/credentials", ".azure/x", ".config/gcloud/x", ".config/openstack/clouds.yaml", ".config/gh/hosts.yml", ".config/rclone/rclone.conf", ".config/gsutil/x", ".kube/config", ".docker/config.json", ".netrc", ".git-credentials", ".pgpass", ".my.cnf", ".gnupg/secring.gpg", ".irods/x", ".globus/userkey.pem", ".boto", ".s3cfg", ".novarc", "demo-openrc.sh", "x.pem", ".env", "id_rsa", "core.12", ".vault-token", ".ssh/known_hosts", ".ssh/config",
+}
+
 func TestKeepUser(t *testing.T) {
 	tr := newTree(t, debianLike()...)
+	for _, name := range traces {
+		tr.put(file{path: "/home/alice/" + name, text: "x"})
+		tr.put(file{path: "/var/lib/svc/" + name, text: "x"})
+	}
 	report := tr.mustClean(Options{KeepUsers: []string{"alice", "nobody-there"}, SSHKeys: []string{pub, "root:" + pub}})
 	if !slices.Equal(report.Users, []string{"bob", "carol"}) {
 		t.Errorf("removed %q", report.Users)
+	}
+	for _, name := range traces {
+		service := strings.HasPrefix(name, ".") && tr.exists("/var/lib/svc/"+name)
+		if tr.exists("/home/alice/"+name) || service {
+			t.Errorf("%s is there still", name)
+		}
 	}
 	for p, there := range map[string]bool{
 		"/home/alice/thesis.txt": true, "/home/alice/.ssh/authorized_keys": true, "/home/alice/.ssh/id_ed25519": false,
@@ -146,6 +163,54 @@ func TestKeepUser(t *testing.T) {
 	if !strings.Contains(strings.Join(report.Warnings, "\n"), "nobody-there") {
 		t.Errorf("nobody is told of a user who is not there: %q", report.Warnings)
 	}
+}
+
+// A home that is not only the account's stays, and somebody is told.
+func TestHomesThatStay(t *testing.T) {
+	homes := map[string]string{"system": "/etc", "root": "/", "top": "/srv", "var": "/var/lib", "above": "/data/all", "usr": "/usr/share/x"}
+	if os.Getuid() == 0 {
+		homes["foreign"] = "/opt/app" // root's own
+	}
+	passwd, uid := "root:x:0:0::/root:/bin/sh\nsvc:x:990:990::/data/all/svc:/bin/sh\n", 1000
+	files := []file{{path: "/usr/bin/cloud-init"}, {path: "/data/all/svc/x", text: "x"}, {path: "/srv/x", text: "x"}, {path: "/opt/app/x", text: "x"}, {path: "/var/lib/x", text: "x"}, {path: "/usr/share/x/x", text: "x"}, {path: "/etc/x", text: "x"}}
+	for name, home := range homes {
+		passwd += fmt.Sprintf("%s:x:%d:%d::%s:/bin/sh\n", name, uid, uid, home)
+		uid++
+	}
+	tr := newTree(t, append(files, file{path: "/etc/passwd", text: passwd})...)
+	if os.Getuid() == 0 {
+		for name, home := range homes {
+			if name == "above" || name == "top" {
+				if err := os.Chown(tr.at(home), uidOf(t, passwd, name), 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	report := tr.mustClean(Options{})
+	for _, f := range files[1:] {
+		if !tr.exists(f.path) {
+			t.Errorf("%s was removed with somebody's home", f.path)
+		}
+	}
+	if len(report.Users) != len(homes) || len(report.Warnings) < len(homes) {
+		t.Errorf("removed %q, and told %q", report.Users, report.Warnings)
+	}
+}
+
+func uidOf(t *testing.T, passwd, name string) int {
+	t.Helper()
+	all, err := parsePasswd([]byte(passwd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range all {
+		if a.name == name {
+			return a.uid
+		}
+	}
+	t.Fatalf("no user %s", name)
+	return 0
 }
 
 func TestLockout(t *testing.T) {
@@ -173,25 +238,42 @@ func TestLockout(t *testing.T) {
 		"password":   {RootPassword: "$6$salt$hash"},
 		"no removal": {Skip: []string{"users", "root-password", "ssh-keys", "homes"}},
 	} {
-		if _, err := newTree(t, files...).clean(opt); disk.KindOf(err) == disk.Policy {
-			t.Errorf("%s is refused: %v", name, err)
+		opt.Plan = true
+		if plan := tr.mustClean(opt); strings.Contains(strings.Join(plan.Warnings, "\n"), "nobody could log in") {
+			t.Errorf("%s is refused: %q", name, plan.Warnings)
 		}
 	}
-	if _, err := newTree(t, files...).clean(Options{KeepUsers: []string{"nobody-there"}}); disk.KindOf(err) != disk.Policy {
+	if _, err := tr.clean(Options{KeepUsers: []string{"nobody-there"}}); disk.KindOf(err) != disk.Policy {
 		t.Errorf("a user who is not there is a login: %v", err)
+	}
+	// That root is locked already is no login.
+	locked := newTree(t, file{path: "/etc/passwd", text: minimalPasswd}, file{path: "/etc/shadow", text: "root:!:1::::::\nalice:$6$x:1::::::\n"}, file{path: "/home/alice/", uid: 1000})
+	if _, err := locked.clean(Options{}); disk.KindOf(err) != disk.Policy || !locked.exists("/home/alice") {
+		t.Errorf("the only user is removed: %v", err)
+	}
+	// Users who stay without keys and passwords are none either; with them they are.
+	for _, c := range []struct {
+		skip    []string
+		refused bool
+	}{{[]string{"users"}, true}, {[]string{"users", "ssh-keys"}, false}, {[]string{"users", "root-password"}, false}} {
+		stay := newTree(t, file{path: "/etc/passwd", text: minimalPasswd}, file{path: "/etc/shadow", text: "root:!:1::::::\nalice:$6$x:1::::::\n"}, file{path: "/home/alice/.ssh/authorized_keys", text: pub})
+		if _, err := stay.clean(Options{Skip: c.skip}); (disk.KindOf(err) == disk.Policy) != c.refused || err != nil && !c.refused {
+			t.Errorf("without %q: %v", c.skip, err)
+		}
 	}
 	// Where nobody could get in before, nothing is taken.
 	closed := newTree(t, file{path: "/etc/passwd", text: "root:x:0:0::/root:/bin/sh\n"}, file{path: "/etc/shadow", text: "root:*:1::::::\n"})
 	closed.mustClean(Options{})
 	// What is disabled brings nothing.
-	off := newTree(t, append(debianLike(), file{path: "/etc/cloud/cloud-init.disabled"})...)
-	if _, err := off.clean(Options{}); disk.KindOf(err) != disk.Policy {
+	tr.put(file{path: "/usr/bin/cloud-init"})
+	tr.put(file{path: "/etc/cloud/cloud-init.disabled"})
+	if _, err := tr.clean(Options{}); disk.KindOf(err) != disk.Policy {
 		t.Errorf("a disabled cloud-init is a login: %v", err)
 	}
 }
 
 func TestHostKeysWithoutCloudInit(t *testing.T) {
-	base := []file{{path: "/usr/sbin/sshd"}, {path: "/etc/ssh/ssh_host_rsa_key", text: key}}
+	base := []file{{path: "/etc/passwd"}, {path: "/usr/sbin/sshd"}, {path: "/etc/ssh/ssh_host_rsa_key", text: key}}
 	tr := newTree(t, append(base, file{path: "/usr/lib/systemd/systemd"})...)
 	tr.mustClean(Options{})
 	unit := tr.read("/etc/systemd/system/multi-user.target.wants/../chromogenic-ssh-hostkeys.service")
@@ -205,6 +287,13 @@ func TestHostKeysWithoutCloudInit(t *testing.T) {
 	}
 	tr = newTree(t, append(base, file{path: "/etc/init.d/sshd", text: "/usr/bin/ssh-keygen -A\n"})...)
 	tr.mustClean(Options{})
+}
+
+func TestNoLinux(t *testing.T) {
+	tr := newTree(t, file{path: "/Windows/System32/config/SAM", text: "x"}, file{path: "/tmp/x", text: "x"})
+	if _, err := tr.clean(Options{}); disk.KindOf(err) != disk.Unsupported || !tr.exists("/tmp/x") {
+		t.Errorf("what is no Linux: %v", err)
+	}
 }
 
 func TestSwapFile(t *testing.T) {

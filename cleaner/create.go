@@ -7,8 +7,6 @@ import (
 	"os"
 	"path"
 
-	"golang.org/x/sys/unix"
-
 	"chromogenic/disk"
 )
 
@@ -77,10 +75,7 @@ func (g *Guest) create(dir *os.Root, name string, text []byte, as owner) error {
 	}
 	defer f.Close()
 	if _, err = f.Write(text); err == nil {
-		err = f.Chown(as.uid, as.gid)
-	}
-	if err == nil {
-		err = unix.Fchmod(int(f.Fd()), as.mode)
+		err = g.give(f, as)
 	}
 	if err == nil {
 		g.label(f, dir)
@@ -142,10 +137,7 @@ func (g *Guest) makeFolder(dir *os.Root, name string, as owner) error {
 	}
 	defer f.Close()
 	g.label(f, dir)
-	if err := f.Chown(as.uid, as.gid); err != nil {
-		return err
-	}
-	return unix.Fchmod(int(f.Fd()), as.mode)
+	return g.give(f, as)
 }
 
 // link makes a symlink, in the place of a file or symlink that may be there.

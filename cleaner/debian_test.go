@@ -36,7 +36,7 @@ var planted = []string{
 	"/var/mail/alice", "/var/spool/cron/crontabs/alice", "/var/spool/cron/atjobs/a00001", "/var/spool/cron/atspool/x", "/var/spool/postfix/deferred/1/1A", "/var/spool/cups/c00001",
 	"/etc/shadow.bak", "/etc/passwd~", "/etc/sudoers.d/.x.swp", "/etc/ssh/sshd_config.bak", "/etc/security/opasswd.old", "/var/backups/shadow.bak", "/var/backups/gshadow.bak", "/etc/.git/objects/00/11",
 	"/etc/zabbix/agent.psk", "/var/lib/puppet/ssl/private_keys/a.pem", "/etc/puppetlabs/puppet/ssl/private_keys/a.pem", "/etc/chef/client.pem", "/etc/chef/validation.pem", "/etc/salt/pki/minion/minion.pem", "/etc/salt/minion_id", "/opt/consul/data/serf/local.keyring", "/etc/vault.d/secret-id", "/etc/vault/role_id", "/var/lib/kubelet/pki/kubelet-client-current.pem", "/etc/kubernetes/admin.conf", "/etc/kubernetes/pki/ca.key", "/var/lib/etcd/member/wal/0.wal", "/etc/rancher/k3s/k3s.yaml", "/var/lib/rancher/k3s/server/token", "/var/lib/docker/containers/c/c-json.log", "/var/lib/docker/swarm/docker-state.json", "/var/ossec/etc/client.keys", "/etc/gitlab-runner/config.toml", "/opt/splunkforwarder/etc/passwd",
-	"/etc/NetworkManager/system-connections/Home.nmconnection:[wifi-security]\npsk=%s\n", "/etc/wpa_supplicant/wpa_supplicant-wlan0.conf:network={\n\tpsk=%s\n}\n", "/etc/wireguard/wg0.conf", "/etc/openvpn/client/a.key", "/etc/ipsec.secrets", "/etc/ppp/chap-secrets.bak", "/var/lib/iwd/home.psk", "/etc/systemd/network/wg0.netdev:[WireGuard]\nPrivateKey=%s\n",
+	"/etc/NetworkManager/system-connections/Home.nmconnection:[wifi-security]\npsk=%s\n", "/etc/wpa_supplicant/wpa_supplicant-wlan0.conf:network={\n\tpsk=%s\n}\n", "/etc/wireguard/wg0.conf", "/etc/openvpn/client/a.key", "/etc/ipsec.d/private/a.pem", "/etc/ppp/chap-secrets.bak", "/var/lib/iwd/home.psk", "/etc/systemd/network/wg0.netdev:[WireGuard]\nPrivateKey=%s\n",
 	"/etc/krb5.keytab", "/var/lib/sss/db/ccache_X", "/var/lib/sss/secrets/secrets.ldb", "/var/lib/samba/private/secrets.tdb", "/var/lib/ipa-client/pki/x.pem",
 	"/etc/letsencrypt/live/x/privkey.pem", "/etc/ssl/private/site.key", "/etc/nginx/ssl/site.key:" + key, "/srv/app/deploy:" + key, "/usr/local/etc/app/tls:" + key, "/etc/dovecot/private/dovecot.pem",
 	"/var/lib/cloud/instances/i-1/user-data.txt", "/var/lib/cloud/instances/i-1/obj.pkl", "/var/lib/cloud/data/x", "/var/lib/cloud/seed/nocloud-net/user-data:#cloud-config\npassword: %s\n", "/etc/cloud/cloud.cfg.d/99-installer.cfg", "/etc/cloud/cloud.cfg.d/50-x.cfg:chpasswd:\n  list: root:%s\n",
@@ -50,8 +50,11 @@ var planted = []string{
 // emptiedLogs are planted, and there afterwards without their content, with mode and
 // owner.
 var emptiedLogs = []file{
-	{path: "/var/log/syslog", mode: 0o640, uid: 102}, {path: "/var/log/auth.log.1", mode: 0o640, uid: 102}, {path: "/var/log/kern.log.2.gz", mode: 0o600},
-	{path: "/var/log/audit/audit.log", mode: 0o400}, {path: "/var/log/site/deep/app.log", mode: 0o666, uid: 1000},
+	{path: "/var/log/syslog", mode: 0o640, uid: 102},
+	{path: "/var/log/auth.log.1", mode: 0o640, uid: 102},
+	{path: "/var/log/kern.log.2.gz", mode: 0o600},
+	{path: "/var/log/audit/audit.log", mode: 0o400},
+	{path: "/var/log/site/deep/app.log", mode: 0o666, uid: 1000},
 }
 
 // TestDebian plants secrets in real Debians, with users made by their own tools, and
@@ -71,6 +74,7 @@ func TestDebian(t *testing.T) {
 	}
 	for _, suite := range []string{"bookworm", "trixie"} {
 		t.Run(suite, func(t *testing.T) {
+			t.Parallel()
 			tr := tree{t: t, dir: filepath.Join(t.TempDir(), "root")}
 			install(t, suite, tr.dir)
 			fresh := tr.manifest()
@@ -241,7 +245,7 @@ func plant(t *testing.T, tr tree) {
 // The reply to an order is JSON, of a size that a console of a small kernel carries.
 func TestReplySize(t *testing.T) {
 	tr := newTree(t, debianLike()...)
-	for i := range 2000 {
+	for i := range 2 * maxPaths {
 		tr.put(file{path: fmt.Sprintf("/var/log/%d.log", i), text: "x"})
 	}
 	root, err := os.OpenRoot(tr.dir)

@@ -7,7 +7,6 @@ import (
 	iofs "io/fs"
 	"os"
 	"path"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -140,7 +139,8 @@ func (g *Guest) replace(dir *os.Root, name string, n node, text []byte) error {
 	defer f.Close()
 	var refused []string
 	if _, err = f.Write(text); err == nil {
-		err = giveTo(f, n.info)
+		st := n.stat()
+		err = g.give(f, owner{int(st.Uid), int(st.Gid), st.Mode & 0o7777})
 	}
 	if err == nil {
 		refused, err = copyAttrs(f, old)
@@ -168,14 +168,18 @@ func createNew(dir *os.Root, name string) (*os.File, error) {
 	return f, err
 }
 
-// giveTo gives a file the owner and mode of another. The owner is first: to change it
-// takes set-user-ID away.
-func giveTo(f *os.File, like iofs.FileInfo) error {
-	st := like.Sys().(*syscall.Stat_t)
-	if err := f.Chown(int(st.Uid), int(st.Gid)); err != nil {
+// give gives a file its owner and mode. The owner is first: to change it takes
+// set-user-ID away. Who is not root may keep the owner alone, and says so.
+func (g *Guest) give(f *os.File, as owner) error {
+	err := f.Chown(as.uid, as.gid)
+	if errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {
+		g.warn("files that were made or rewritten have the owner of this process: only root can give them to others")
+		err = nil
+	}
+	if err != nil {
 		return err
 	}
-	return unix.Fchmod(int(f.Fd()), st.Mode&0o7777)
+	return unix.Fchmod(int(f.Fd()), as.mode)
 }
 
 func (g *Guest) overwrite(n node, text []byte) error {
@@ -239,7 +243,11 @@ func (g *Guest) truncateEntry(e entry) error {
 }
 
 func truncateIn(e entry) error {
-	f, err := e.dir.OpenFile(e.name, os.O_WRONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	const flag = os.O_WRONLY | unix.O_NONBLOCK | unix.O_NOFOLLOW
+	f, err := e.dir.OpenFile(e.name, flag, 0)
+	if errors.Is(err, unix.EACCES) && e.dir.Chmod(e.name, 0o600) == nil {
+		f, err = e.dir.OpenFile(e.name, flag, 0) // who is not root, and owns it
+	}
 	if err != nil {
 		return err
 	}
@@ -252,6 +260,9 @@ func truncateIn(e entry) error {
 		return disk.Errorf(disk.Stale, "has changed while it was opened")
 	}
 	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	if info, err = f.Stat(); err != nil || info.Mode() == e.info.Mode() {
 		return err
 	}
 	return unix.Fchmod(int(f.Fd()), e.stat().Mode&0o7777) // to change a file can take set-user-ID away

@@ -3,7 +3,6 @@ package cleaner
 import (
 	"context"
 	"os"
-	"syscall"
 
 	"chromogenic/cleaner/guest"
 )
@@ -17,6 +16,7 @@ type Guest struct {
 	facts   guest.Facts
 	opt     Options
 	devices map[uint64]bool // st_dev of the guest's own filesystems
+	mounts  map[uint64]bool // and their mounts, where the kernel tells
 
 	report  Report
 	outcome *Outcome // of the operation that runs
@@ -35,7 +35,7 @@ type Guest struct {
 func open(ctx context.Context, root *os.Root, facts guest.Facts, opt Options) (*Guest, error) {
 	g := &Guest{
 		ctx: ctx, root: root, facts: facts, opt: opt,
-		devices: map[uint64]bool{}, removed: map[string]bool{},
+		devices: map[uint64]bool{}, mounts: map[uint64]bool{}, removed: map[string]bool{},
 		gone: map[string]bool{}, planned: map[string][]byte{},
 		outcome: &Outcome{},
 	}
@@ -44,7 +44,7 @@ func open(ctx context.Context, root *os.Root, facts guest.Facts, opt Options) (*
 	if err != nil {
 		return nil, pathError("/", err)
 	}
-	g.devices[uint64(info.Sys().(*syscall.Stat_t).Dev)] = true
+	g.adopt("/", info)
 	for _, f := range facts.Filesystems {
 		if f.Mountpoint == "" {
 			continue
@@ -52,7 +52,7 @@ func open(ctx context.Context, root *os.Root, facts guest.Facts, opt Options) (*
 		if n, ok, err := g.lookup(f.Mountpoint, true); err != nil {
 			return nil, err
 		} else if ok {
-			g.devices[uint64(n.stat().Dev)] = true
+			g.adopt(n.path, n.info)
 		}
 	}
 	if g.report.OS, err = g.release(); err != nil {

@@ -1,7 +1,10 @@
 package cleaner
 
 import (
+	"errors"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -65,6 +68,12 @@ func common() []file {
 		{path: "/var/lib/svc/.ssh/id_rsa", text: key, fate: gone},
 		{path: "/var/lib/svc/.ssh/", fate: gone},
 		{path: "/var/lib/svc/.psql_history", text: secret, fate: gone},
+		{path: "/snap/README", text: "snapd's"},
+		{path: "/usr/bin/snap", text: "elf", mode: 0o755},
+		{path: "/etc/dovecot/private/dovecot.key", text: "-> /etc/ssl/private/ssl-cert-snakeoil.key"},
+		{path: "/etc/ipsec.secrets", text: "# ours\ninclude /var/lib/strongswan/ipsec.secrets.inc\n: PSK \"" + secret + "\"\n", mode: 0o600, fate: edited, want: "# ours\ninclude /var/lib/strongswan/ipsec.secrets.inc\n"},
+		{path: "/.cache/x", text: secret, fate: gone},
+		{path: "/.cache/", fate: gone},
 		{path: "/var/lib/svc/data", text: "the service's"},
 
 		// Logs of many owners and modes.
@@ -98,7 +107,7 @@ func common() []file {
 		{path: "/var/lib/samba/private/secrets.tdb", text: secret, fate: gone},
 		{path: "/var/lib/puppet/ssl/private_keys/host.pem", text: key, fate: gone},
 		{path: "/var/lib/puppet/ssl/private_keys/", fate: gone},
-		{path: "/var/lib/puppet/ssl/", fate: gone},
+		{path: "/var/lib/puppet/ssl/", mode: 0o771},
 		{path: "/etc/chef/client.pem", text: key, fate: gone},
 		{path: "/etc/salt/minion_id", text: "host-" + secret, fate: gone},
 		{path: "/etc/salt/pki/minion/minion.pem", text: key, fate: gone},
@@ -195,7 +204,7 @@ func debianLike() []file {
 	return append(common(), []file{
 		{path: "/etc/os-release", text: "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\nVERSION_ID=\"12\"\n"},
 		{path: "/etc/login.defs", text: "UID_MIN 1000\nUID_MAX 60000\n"},
-		{path: "/etc/passwd", text: "root:x:0:0:root:/root:/bin/bash\nsvc:x:990:990::/var/lib/svc:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\nalice:x:1000:1000:Alice " + secret + ",,,:/home/alice:/bin/bash\nbob:x:1001:1001::/home/bob:/bin/bash\ncarol:x:1002:1002::/data/carol:/bin/bash\n", fate: edited, want: "root:x:0:0:root:/root:/bin/bash\nsvc:x:990:990::/var/lib/svc:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"},
+		{path: "/etc/passwd", text: "root:x:0:0:root:/root:/bin/bash\nsvc:x:990:990::/var/lib/svc:/bin/sh\nnet:x:998:998::/:/sbin/nologin\nnobody:x:65534:65534:nobody:/usr/bin:/usr/sbin/nologin\nalice:x:1000:1000:Alice " + secret + ",,,:/home/alice:/bin/bash\nbob:x:1001:1001::/home/bob:/bin/bash\ncarol:x:1002:1002::/data/carol:/bin/bash\n", fate: edited, want: "root:x:0:0:root:/root:/bin/bash\nsvc:x:990:990::/var/lib/svc:/bin/sh\nnet:x:998:998::/:/sbin/nologin\nnobody:x:65534:65534:nobody:/usr/bin:/usr/sbin/nologin\n"},
 		{path: "/etc/shadow", text: "root:$6$" + secret + ":19000:0:99999:7:::\nsvc:!:19000::::::\nnobody:*:19000::::::\nalice:$y$" + secret + ":19000::::::\nbob:!:1::::::\ncarol:!:1::::::\n", mode: 0o640, uid: 42, fate: edited, want: "root:*:19000:0:99999:7:::\nsvc:!:19000::::::\nnobody:*:19000::::::\n"},
 		{path: "/etc/group", text: "root:x:0:\nsudo:x:27:alice,svc,bob\nusers:x:100:alice,bob,ghost\nalice:x:1000:\nbob:x:1001:svc\ncarol:x:1002:\nteam:x:1050:carol\n", fate: edited, want: "root:x:0:\nsudo:x:27:svc\nusers:x:100:\nbob:x:1001:svc\nteam:x:1050:\n"},
 		{path: "/etc/gshadow", text: "root:*::\nsudo:*:alice:alice,svc\nalice:!::\nbob:!::svc\nteam:$6$" + secret + "::carol\n", mode: 0o640, uid: 42, fate: edited, want: "root:*::\nsudo:*::svc\nbob:!::svc\nteam:!::\n"},
@@ -234,10 +243,10 @@ func debianLike() []file {
 func redHatLike() []file {
 	return append(common(), []file{
 		{path: "/etc/os-release", text: "NAME=\"Rocky Linux\"\nPRETTY_NAME=\"Rocky Linux 9.4\"\nID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\nVERSION_ID=\"9.4\"\n"},
-		{path: "/etc/passwd", text: "root:x:0:0:root:/root:/bin/bash\nsvc:x:990:990::/var/lib/svc:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/bash\ncarol:x:1002:1002::/data/carol:/bin/bash\nbob:x:1001:1001::/home/bob:/bin/bash", fate: edited, want: "root:x:0:0:root:/root:/bin/bash\nsvc:x:990:990::/var/lib/svc:/bin/sh\n"},
-		{path: "/etc/shadow", text: "root:$6$" + secret + "::0:99999:7:::\nsvc:!!:19000::::::\nalice:$6$" + secret + ":19000::::::\n", mode: 0o000, fate: edited, want: "root:*::0:99999:7:::\nsvc:!!:19000::::::\n"},
+		{path: "/etc/passwd", text: "root:x:0:0:root:/root:/bin/bash\nsvc:x:990:990::/var/lib/svc:/bin/sh\nnet:x:998:998::/:/sbin/nologin\nalice:x:1000:1000::/home/alice:/bin/bash\ncarol:x:1002:1002::/data/carol:/bin/bash\nbob:x:1001:1001::/home/bob:/bin/bash", fate: edited, want: "root:x:0:0:root:/root:/bin/bash\nsvc:x:990:990::/var/lib/svc:/bin/sh\nnet:x:998:998::/:/sbin/nologin\n"},
+		{path: "/etc/shadow", text: "root:$6$" + secret + "::0:99999:7:::\nsvc:!!:19000::::::\nalice:$6$" + secret + ":19000::::::\n", mode: 0o400, fate: edited, want: "root:*::0:99999:7:::\nsvc:!!:19000::::::\n"},
 		{path: "/etc/group", text: "root:x:0:\nwheel:x:10:alice\nalice:x:1000:\n", fate: edited, want: "root:x:0:\nwheel:x:10:\n"},
-		{path: "/etc/gshadow", text: "wheel:::alice\nalice:!::\n", mode: 0o000, fate: edited, want: "wheel:::\n"},
+		{path: "/etc/gshadow", text: "wheel:::alice\nalice:!::\n", mode: 0o400, fate: edited, want: "wheel:::\n"},
 		{path: "/etc/hostname", text: "secrethost.example.org\n", fate: edited, want: "localhost\n"},
 		{path: "/etc/hosts", text: "127.0.0.1 localhost secrethost\n", fate: edited, want: "127.0.0.1\tlocalhost\n"},
 		{path: "/etc/sysconfig/network", text: "NETWORKING=yes\nHOSTNAME=secrethost\n", fate: edited, want: "NETWORKING=yes\n"},
@@ -272,7 +281,7 @@ func suseLike() []file {
 	return append(common(), []file{
 		{path: "/usr/lib/os-release", text: "ID=\"sles\"\nID_LIKE=\"suse\"\nVERSION_ID=\"15.5\"\nPRETTY_NAME=\"SUSE Linux Enterprise Server 15 SP5\"\n"},
 		{path: "/etc/os-release", text: "-> ../usr/lib/os-release"},
-		{path: "/etc/passwd", text: "root:x:0:0:root:/root:/bin/bash\nsvc:x:990:990::/var/lib/svc:/bin/sh\nalice:x:1000:100::/home/alice:/bin/bash\nbob:x:1001:100::/home/bob:/bin/bash\ncarol:x:1002:100::/data/carol:/bin/bash\n+::::::\n", fate: edited, want: "root:x:0:0:root:/root:/bin/bash\nsvc:x:990:990::/var/lib/svc:/bin/sh\n+::::::\n"},
+		{path: "/etc/passwd", text: "root:x:0:0:root:/root:/bin/bash\nsvc:x:990:990::/var/lib/svc:/bin/sh\nnet:x:998:998::/:/sbin/nologin\nalice:x:1000:100::/home/alice:/bin/bash\nbob:x:1001:100::/home/bob:/bin/bash\ncarol:x:1002:100::/data/carol:/bin/bash\n+::::::\n", fate: edited, want: "root:x:0:0:root:/root:/bin/bash\nsvc:x:990:990::/var/lib/svc:/bin/sh\nnet:x:998:998::/:/sbin/nologin\n+::::::\n"},
 		{path: "/etc/shadow", text: "root:$6$" + secret + ":19000::::::\nalice:$6$" + secret + ":19000::::::\n+::::::::\n", mode: 0o640, fate: edited, want: "root:*:19000::::::\n+::::::::\n"},
 		{path: "/etc/group", text: "root:x:0:\nusers:x:100:alice\n+:::\n", fate: edited, want: "root:x:0:\nusers:x:100:\n+:::\n"},
 		{path: "/etc/HOSTNAME", text: "secrethost\n", fate: edited, want: "localhost\n"},
@@ -300,9 +309,14 @@ func TestFamilies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			files := fixture()
+			if os.Getuid() != 0 { // a home that belongs to another user than its own stays
+				files = slices.DeleteFunc(files, func(f file) bool { return strings.HasPrefix(f.path, "/data/carol/") })
+			}
 			tr := newTree(t, files...)
-			if err := unix.Setxattr(tr.at("/etc/passwd"), "user.note", []byte("kept"), 0); err != nil {
-				t.Logf("no attributes here: %v", err)
+			for _, f := range files {
+				if f.fate == edited || f.fate == emptied {
+					labelFile(t, tr.at(f.path))
+				}
 			}
 			before := tr.manifest()
 
@@ -328,6 +342,19 @@ func TestFamilies(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// labelFile gives a file an attribute, and as root the label that SELinux would.
+func labelFile(t *testing.T, p string) {
+	t.Helper()
+	value := []byte("system_u:object_r:etc_t:s0\x00")
+	name := "security.selinux"
+	if os.Getuid() != 0 {
+		name = "user.note"
+	}
+	if err := unix.Lsetxattr(p, name, value, 0); err != nil && !errors.Is(err, unix.EACCES) {
+		t.Fatalf("label %s: %v", p, err)
 	}
 }
 

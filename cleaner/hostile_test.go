@@ -135,7 +135,8 @@ func TestHardLinks(t *testing.T) {
 func TestSpecialFiles(t *testing.T) {
 	for _, p := range []string{"/etc/passwd", "/etc/shadow", "/etc/hosts", "/etc/fstab", "/etc/environment"} {
 		t.Run(p, func(t *testing.T) {
-			tr := newTree(t, file{path: "/usr/bin/cloud-init"}, file{path: "/etc/"})
+			tr := newTree(t, file{path: "/usr/bin/cloud-init"}, file{path: "/usr/lib/os-release", text: "ID=x\n"})
+			tr.put(file{path: "/etc/"})
 			if err := unix.Mkfifo(tr.at(p), 0o644); err != nil {
 				t.Fatal(err)
 			}
@@ -285,19 +286,21 @@ func TestManyFiles(t *testing.T) {
 		t.Skip("makes 100,000 files")
 	}
 	tr := newTree(t, append(minimal(), file{path: "/home/alice/many/"}, file{path: "/var/log/many/"})...)
+	const logs = 10_000
 	for i := range 100_000 {
 		if err := os.WriteFile(tr.at(fmt.Sprintf("/home/alice/many/%d", i)), nil, 0o644); err != nil {
 			t.Fatal(err)
+		}
+		if i >= logs {
+			continue
 		}
 		if err := os.WriteFile(tr.at(fmt.Sprintf("/var/log/many/%d", i)), []byte("x"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	begin := time.Now()
 	report := tr.mustClean(Options{})
-	t.Logf("%s", time.Since(begin))
 	o := report.outcome("logs")
-	if o.Files != 100_000 || o.Bytes != 100_000 || len(o.Paths) != maxPaths || o.More != 100_000-maxPaths {
+	if o.Files != logs || o.Bytes != logs || len(o.Paths) != maxPaths || o.More != logs-maxPaths {
 		t.Errorf("emptied %d files of %d bytes, %d and %d paths", o.Files, o.Bytes, len(o.Paths), o.More)
 	}
 	if u := report.outcome("users"); u.Files < 100_000 || tr.exists("/home/alice") {
@@ -323,15 +326,19 @@ func TestForeignMount(t *testing.T) {
 		})
 		tr.put(file{path: p + "/host", text: "host"})
 	}
-	_, err := tr.clean(Options{})
-	if err == nil || !strings.Contains(err.Error(), "/tmp/in: a filesystem that is not the guest's is mounted here") {
-		t.Errorf("a mount of the host in /tmp: %v", err)
+	report := tr.mustClean(Options{})
+	if !strings.Contains(strings.Join(report.Warnings, "\n"), "/tmp/in is left as it is: a filesystem that is not the guest's") {
+		t.Errorf("nobody is told of a mount of the host in /tmp: %q", report.Warnings)
+	}
+	_, err := tr.clean(Options{Only: []string{"recipe"}, Recipe: Recipe{Steps: []Step{{Delete: "/tmp/in"}}}})
+	if disk.KindOf(err) != disk.Busy {
+		t.Errorf("a mount of the host is to be removed: %v", err)
 	}
 	if tr.read("/dev/host") != "host" || tr.read("/tmp/in/host") != "host" {
 		t.Error("the host's file was changed")
 	}
 	// The same is the guest's, if the facts say so: its folder stays, for it is mounted.
-	if _, err := tr.cleanWith(Options{}, guest.Facts{Filesystems: []guest.Filesystem{{Mountpoint: "/"}, {Mountpoint: "/tmp/in"}}}); err != nil {
+	if _, err := tr.cleanWith(Options{}, factsAt("/", "/tmp/in")); err != nil {
 		t.Error(err)
 	}
 	if tr.exists("/tmp/in/host") || !tr.exists("/tmp/in") {

@@ -36,7 +36,7 @@ func cell(s string) string {
 
 const cleaningIntro = `# What cleaning takes out of an image
 
-This page is printed by the program that does it: ` + "`chromogenic clean --list --markdown`" + `. What an image holds besides stays as it is, byte for byte, with owner, mode and attributes. The source of an image is never written to: what is cleaned is a copy.
+This page is made from the table that the program goes by; ` + "`chromogenic clean --list`" + ` shows it too. What an image holds besides stays as it is, byte for byte, with owner, mode and attributes. The source of an image is never written to: what is cleaned is a copy.
 
 Operations run in the order of the table. ` + "`--skip`" + ` leaves one out, ` + "`--only`" + ` runs those that it names and no other, ` + "`--with`" + ` adds one that is not done by default. A plan shows what would be touched, and writes nothing. A file that is not there is no error. One that cannot be cleaned is, and the image is then not published; the report says which operation failed, where, and why.
 

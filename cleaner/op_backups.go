@@ -67,23 +67,17 @@ func (g *Guest) removeNamed(choose func(string) bool, folders ...string) error {
 		}
 	}
 	for _, folder := range folders {
-		var paths []string
 		err := g.walk(folder, func(e entry) error {
 			if e.folder() && (slices.Contains(notBackups, e.path) || slices.Contains(keep, e.path)) {
 				return errSkip
 			}
 			if e.regular() && choose(e.path) {
-				paths = append(paths, e.path)
+				return g.removeEntry(e)
 			}
 			return nil
 		})
 		if err != nil {
 			return err
-		}
-		for _, p := range paths {
-			if err := g.removePath(p); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

@@ -26,6 +26,7 @@ func cloudInit(g *Guest) error {
 	if err != nil {
 		return err
 	}
+	files = append(files, "/boot/firmware/user-data", "/boot/user-data") // NoCloud of small boards
 	err = g.walk("/var/lib/cloud/seed", func(e entry) error {
 		if e.regular() {
 			files = append(files, e.path)

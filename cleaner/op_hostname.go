@@ -102,7 +102,9 @@ func dropNames(text []byte, old []string) []byte {
 		if len(f) < 2 || !slices.ContainsFunc(f[1:], is) {
 			return line
 		}
-		if _, err := netip.ParseAddr(f[0]); err != nil {
+		// Elsewhere a name with another domain can be another host's.
+		addr, err := netip.ParseAddr(f[0])
+		if err != nil || !addr.IsLoopback() && !slices.ContainsFunc(f[1:], func(n string) bool { return slices.Contains(old, strings.ToLower(n)) }) {
 			return line
 		}
 		left := slices.DeleteFunc(slices.Clone(f[1:]), is)

@@ -10,37 +10,45 @@ import (
 // lockout refuses a run after which nobody could log in to the guest: where nothing
 // brings a key at the first boot, somebody who is there has to stay.
 func (g *Guest) lockout() error {
-	switch {
-	case g.report.Provisioner != "", len(g.opt.SSHKeys) > 0, g.opt.RootPassword != "":
+	if g.report.Provisioner != "" || len(g.opt.SSHKeys) > 0 || g.opt.RootPassword != "" {
 		return nil
-	case len(g.removed) == 0 && !g.locksRoot():
-		return nil // whoever could get in before can do so still
 	}
-	for _, name := range g.opt.KeepUsers {
-		if _, there := g.named(name); there {
+	passwords, err := g.passwords()
+	if err != nil {
+		return err
+	}
+	before := len(g.removed) > 0
+	for _, a := range g.accounts {
+		key := g.exists(path.Join("/", a.home, ".ssh/authorized_keys"))
+		before = before || key || passwords[a.name]
+		if g.removed[a.name] {
+			continue
+		}
+		key = key && !g.asked("ssh-keys") && (a.name != "root" || !g.asked("homes"))
+		if g.protected(a.name) || key || passwords[a.name] && !g.asked("root-password") {
 			return nil
 		}
 	}
-	err := disk.Errorf(disk.Policy, "nobody could log in afterwards: all users are removed, root is locked, and nothing in the guest (cloud-init, ignition, afterburn) would bring a login at its first boot")
+	if !before {
+		return nil // nobody could, and nothing is taken
+	}
+	err = disk.Errorf(disk.Policy, "nobody could log in afterwards: all users are removed or lose their keys and passwords, root is locked, and nothing in the guest (cloud-init, ignition, afterburn) would bring a login at its first boot")
 	return disk.Hint(err, "keep a user with --keep-user NAME, give a key with --ssh-key, or install cloud-init in the guest, to which a NoCloud seed can give a user")
 }
 
-// locksRoot tells whether root can log in now, by password or key, and could not after
-// the run.
-func (g *Guest) locksRoot() bool {
-	if g.protected("root") {
-		return false
+// passwords tells which accounts can log in with one, or with none.
+func (g *Guest) passwords() (map[string]bool, error) {
+	text, _, err := g.read("/etc/shadow")
+	if err != nil {
+		return nil, err
 	}
-	if g.asked("root-password") {
-		text, _, _ := g.read("/etc/shadow")
-		for line := range bytes.Lines(text) {
-			f := bytes.Split(line, []byte(":"))
-			if len(f) > 1 && string(f[0]) == "root" && (len(f[1]) == 0 || hashed.Match(f[1]) && f[1][0] != '!') {
-				return true
-			}
+	can := map[string]bool{}
+	for line := range bytes.Lines(text) {
+		if f := bytes.Split(line, []byte(":")); len(f) > 1 {
+			can[string(f[0])] = len(f[1]) == 0 || hashed.Match(f[1]) && f[1][0] != '!' && f[1][0] != '*'
 		}
 	}
-	return (g.asked("ssh-keys") || g.asked("homes")) && g.exists("/root/.ssh/authorized_keys")
+	return can, nil
 }
 
 // sshLogin gives the keys of the options to their users.

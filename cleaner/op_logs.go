@@ -34,22 +34,12 @@ var rotated = regexp.MustCompile(`\.(gz|xz|zst|bz2|old|[0-9]+)$|-[0-9]{8}(-[0-9]
 
 // removeRotated removes rotated logs.
 func removeRotated(g *Guest) error {
-	var paths []string
-	err := g.walk("/var/log", func(e entry) error {
+	return g.walk("/var/log", func(e entry) error {
 		if e.regular() && rotated.MatchString(e.name) && !strings.HasPrefix(e.path, "/var/log/journal/") {
-			paths = append(paths, e.path)
+			return g.removeEntry(e)
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	for _, p := range paths {
-		if err := g.removePath(p); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // logExtra removes what installers leave, and what is known of logs.
@@ -58,5 +48,7 @@ func logExtra(g *Guest) error {
 		"/root/install.log", "/root/install.log.syslog", "/root/anaconda-ks.cfg", "/root/original-ks.cfg", "/root/initial-setup-ks.cfg", "/root/anaconda-post.log",
 		"/anaconda-ks.cfg", "/var/log/installer/autoinstall-user-data", "/var/lib/logrotate/status", "/var/lib/logrotate/logrotate.status", "/var/lib/logrotate.status", "/var/lib/logcheck/offset*",
 		"/var/account/pacct.*", "/var/account/pacct-*", "/var/installer", "/var/lib/ubuntu-release-upgrader/*", "/var/lib/update-notifier/*", "/var/lib/sosreport", "/var/sosreport*", "/var/lib/fail2ban/*", "/var/lib/denyhosts/*",
+		// The names of all files that there were.
+		"/var/lib/mlocate/mlocate.db*", "/var/lib/plocate/plocate.db*", "/var/cache/locate/*", "/var/lib/slocate/*",
 	)
 }

@@ -70,5 +70,5 @@ func (g *Guest) ruleOfRemoved(line string) bool {
 		}
 		return false
 	}
-	return g.removed[f[0]]
+	return g.removed[strings.TrimPrefix(f[0], "%")] // the group of the name went with the user
 }

@@ -31,21 +31,15 @@ func tmp(g *Guest) error {
 		if !ok || !n.folder() || n.path == "/" {
 			continue
 		}
-		var paths []string
 		err = g.walk(n.path, func(e entry) error {
 			m := e.info.Mode()
-			if m.IsRegular() || n.path != "/dev" && (m&iofs.ModeSymlink != 0 || m&iofs.ModeSocket != 0 || m&iofs.ModeNamedPipe != 0) {
-				paths = append(paths, e.path)
+			if m.IsRegular() || n.path != "/dev" && m&(iofs.ModeSymlink|iofs.ModeSocket|iofs.ModeNamedPipe) != 0 {
+				return g.removeEntry(e)
 			}
 			return nil
 		})
 		if err != nil {
 			return err
-		}
-		for _, p := range paths {
-			if err := g.removePath(p); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
@@ -80,20 +74,14 @@ func packageCache(g *Guest) error {
 // removeFiles removes what is no folder below some.
 func (g *Guest) removeFiles(folders ...string) error {
 	for _, folder := range folders {
-		var paths []string
 		err := g.walk(folder, func(e entry) error {
-			if !e.folder() {
-				paths = append(paths, e.path)
+			if e.folder() {
+				return nil
 			}
-			return nil
+			return g.removeEntry(e)
 		})
 		if err != nil {
 			return err
-		}
-		for _, p := range paths {
-			if err := g.removePath(p); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

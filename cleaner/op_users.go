@@ -54,12 +54,10 @@ func userHomes(g *Guest) error {
 
 // notAHome says why a folder is not to be removed with an account; empty if it is.
 func (g *Guest) notAHome(a account, n node) string {
-	parts := strings.Split(strings.Trim(n.path, "/"), "/")
-	system := []string{"usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "boot", "dev", "proc", "sys", "run"}
 	switch {
-	case len(parts) < 2, slices.Contains(system, parts[0]), parts[0] == "var" && len(parts) < 3:
+	case ofSystem(n.path):
 		return "it is a folder of the system"
-	case parts[0] != "home" && n.stat().Uid != uint32(a.uid):
+	case !within(n.path, "/home") && n.stat().Uid != uint32(a.uid):
 		return "it belongs to another user"
 	}
 	for _, other := range g.kept() {
@@ -68,6 +66,13 @@ func (g *Guest) notAHome(a account, n node) string {
 		}
 	}
 	return ""
+}
+
+// ofSystem tells whether a folder is the system's, whoever has it for a home.
+func ofSystem(folder string) bool {
+	parts := strings.Split(strings.Trim(folder, "/"), "/")
+	system := []string{"usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "boot", "dev", "proc", "sys", "run"}
+	return len(parts) < 2 || slices.Contains(system, parts[0]) || parts[0] == "var" && len(parts) < 3
 }
 
 // within tells whether a path is a folder or lies below it.

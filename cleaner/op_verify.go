@@ -120,12 +120,12 @@ func verifySSH(g *Guest) error {
 }
 
 func verifyKeys(g *Guest) error {
-	return g.searchKeys(func(p string) error {
+	return g.searchKeys(func(e entry) error {
 		if len(g.opt.Recipe.Steps) > 0 {
-			g.warn("%s holds a private key, perhaps by the recipe", show(p))
+			g.warn("%s holds a private key, perhaps by the recipe", show(e.path))
 			return nil
 		}
-		return found(p, "a private key")
+		return found(e.path, "a private key")
 	})
 }
 

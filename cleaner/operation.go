@@ -10,10 +10,11 @@ type Operation struct {
 	Run     func(*Guest) error
 }
 
-// Operations is the table, in the order in which they run: what is removed by name
-// first, whole folders and identities after it, what is written last.
+// Operations is the table, in the order in which they run: snapshots first, in which
+// nothing else can be changed; then what is removed by name, whole folders and identities after it, what is written last.
 func Operations() []Operation {
 	return []Operation{
+		{"snapshots", "Remove snapshots of the system", "Those of snapper but for the one that is in use, and Timeshift's: all that was removed is in them still.", true, snapshots},
 		{"users", "Remove the accounts of people", "Accounts with a number from UID_MIN to UID_MAX of /etc/login.defs (1000 to 60000 without it) that are not kept: their lines in passwd, shadow, group, gshadow, subuid and subgid, their memberships in all groups, the group of their name, home folder (wherever it is, if it is theirs), mail, crontab, linger, AccountsService and sudo's state.", true, users},
 		{"sudoers", "Remove the rules of accounts that are gone", "Rules and Defaults of removed users in /etc/sudoers, /etc/sudoers.d/ and doas.conf; a file of sudoers.d that has nothing else.", true, sudoers},
 		{"history", "Remove histories", "In every home, root's and those of services too: histories of shells, of clients of databases and of interpreters, .lesshst, .viminfo, .cache, browsers, traces of editors and desktops.", true, history},
@@ -21,7 +22,7 @@ func Operations() []Operation {
 		{"secrets", "Remove credentials", "In every home: .aws, .azure, .kube, .docker, .netrc, .pgpass, .gnupg, .config/gcloud, .config/openstack and many like them; in homes of people and root's also *openrc*, *.pem, *.key, *password*. Of the system: clouds.yaml, apt's auth.conf, zypper's credentials, passwords of debconf, SASL, S3, CIFS, Ceph and others. In settings of the shell, of package managers and of units the values of passwords and tokens, and passwords in URLs.", true, secrets},
 		{"homes", "Remove what is left of people", "Everything in /home but the homes of accounts that stay; everything in /root but its start files (.bashrc and others), which become those of the distribution.", true, homes},
 		{"ssh-hostkeys", "Remove the SSH host keys", "/etc/ssh/ssh_host_* and those of dropbear. Where neither cloud-init nor the service makes new ones, as in Debian, a unit is installed that does at the next boot.", true, sshHostkeys},
-		{"private-keys", "Remove private keys of services", "/etc/ssl/private, /etc/pki/tls/private, those of Let's Encrypt, IPsec, WireGuard, OpenVPN, Tailscale, DNS, mail and others by their places; and every file of up to 1 MiB that holds a private key, in /etc, /opt, /srv, /usr/local, /var, /boot and homes, but for samples of software and databases. Debian's snakeoil certificate is made anew at the next boot. Secrets of chrony and PPP lose their lines.", true, privateKeys},
+		{"private-keys", "Remove private keys of services", "/etc/ssl/private, /etc/pki/tls/private, those of Let's Encrypt, IPsec, WireGuard, OpenVPN, Tailscale, DNS, mail and others by their places; and every file of up to 256 KiB that holds a private key, in /etc, /opt, /srv, /usr/local, /var, /boot and homes, but for samples of software and databases. Debian's snakeoil certificate is made anew at the next boot. Secrets of chrony, PPP, IPsec and Exim lose their lines.", true, privateKeys},
 		{"cloud-init", "Make the next boot the first for cloud-init", "/var/lib/cloud but for its seed, of which files with a secret go too; configuration with passwords or tokens in /etc/cloud/cloud.cfg.d, that of installers, the sudo rules and sshd settings that cloud-init has made.", true, cloudInit},
 		{"network", "Remove what ties the guest to its network cards", "70-persistent-net.rules and the like are emptied where they exist; HWADDR, MACADDR, UUID and LLADDR in ifcfg-*; addresses of cards in NetworkManager's connections; network configuration that cloud-init has made and will make anew; leases, DUIDs and state of all DHCP clients and servers, NetworkManager, networkd and wicked; a resolv.conf that a program has made is emptied.", true, network},
 		{"network-secrets", "Remove passwords of networks", "Connections with a password of NetworkManager, wpa_supplicant and iwd; keys of networkd's devices; passwords in netplan and in interfaces.", true, networkSecrets},
@@ -38,7 +39,7 @@ func Operations() []Operation {
 		{"tmp", "Empty the folders for what does not last", "Everything in /tmp, /var/tmp, /mnt, /media and lost+found, but for places where fstab mounts something; files in /run, /dev, /proc and /sys.", true, tmp},
 		{"package-cache", "Remove packages that were fetched", "Files in the caches of apt, dnf, yum, zypper, PackageKit, pacman and apk.", true, packageCache},
 		{"locks", "Remove locks and caches of devices", "*.pid, __db.* of rpm, blkid.tab, LVM's cache, archives and list of devices, multipath's bindings.", true, lockFiles},
-		{"log-extra", "Remove what installers and rotation leave", "Kickstart and preseed files in /root and /, logrotate's status, state of logcheck, fail2ban and release upgrades.", true, logExtra},
+		{"log-extra", "Remove what installers and rotation leave", "Kickstart and preseed files in /root and /, logrotate's status, databases of locate, state of logcheck, fail2ban and release upgrades.", true, logExtra},
 		{"remove-rotated", "Remove rotated logs", "Compressed and numbered logs in /var/log, which are emptied otherwise.", false, removeRotated},
 		{"logs", "Empty logs in place", "Every file in /var/log keeps inode, mode, owner and attributes, and is empty afterwards; those of the journal are removed. utmp, wtmp and what has come after them, pacct.", true, logs},
 		{"root-password", "Lock root", "root's password, or the one that is given; the passwords of all accounts that stay but those of kept users, of groups, and of the boot loader.", true, rootPassword},

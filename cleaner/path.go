@@ -15,6 +15,8 @@ import (
 )
 
 const (
+	// maxNames of one folder are held at once, and of one pattern: some 70 MiB at most.
+	maxNames = 1 << 18
 	// maxLinks of a path, as the kernel has it: path_resolution(7).
 	maxLinks = 40
 	// maxDepth of folders in each other that are walked: each costs a descriptor. A
@@ -34,7 +36,11 @@ type node struct {
 func (n node) regular() bool { return n.info.Mode().IsRegular() }
 func (n node) folder() bool  { return n.info.IsDir() }
 
-func (n node) stat() *syscall.Stat_t { return n.info.Sys().(*syscall.Stat_t) }
+func (n node) stat() *syscall.Stat_t { return statOf(n.info) }
+
+func statOf(info iofs.FileInfo) *syscall.Stat_t { return info.Sys().(*syscall.Stat_t) }
+
+func deviceOf(info iofs.FileInfo) uint64 { return uint64(statOf(info).Dev) }
 
 // inRoot is the name that os.Root has for a clean absolute path of the guest.
 func inRoot(p string) string {
@@ -160,6 +166,9 @@ func (g *Guest) glob(pattern string) ([]string, error) {
 					next = append(next, path.Join(folder, name))
 				}
 			}
+			if len(next) > maxNames {
+				return nil, pathError(pattern, disk.Errorf(disk.TooLarge, "matches more than %d names", maxNames))
+			}
 		}
 		found = next
 	}
@@ -174,9 +183,6 @@ func (g *Guest) glob(pattern string) ([]string, error) {
 	slices.Sort(there)
 	return there, nil
 }
-
-// maxNames of one folder are held at once: 100,000 is much, a million hostile.
-const maxNames = 1 << 20
 
 // names are those of a folder in order; none if it is no folder.
 func (g *Guest) names(folder string) ([]string, error) {
@@ -221,10 +227,10 @@ var errSkip = errors.New("skip this folder")
 
 // walk visits everything below a folder, each folder before what is in it, in the
 // folder's own order. It follows no symlink and stays on the guest's filesystems. visit
-// may change files, and may not add or remove names.
+// may change and remove what it is given, and adds no names.
 func (g *Guest) walk(folder string, visit func(entry) error) error {
 	n, ok, err := g.lookup(folder, true)
-	if err != nil || !ok || !n.folder() || !g.own(n.info) {
+	if err != nil || !ok || !n.folder() || !g.own(g.root, inRoot(n.path), n.info) {
 		return err
 	}
 	sub, err := g.root.OpenRoot(inRoot(n.path))
@@ -269,31 +275,32 @@ func (g *Guest) visit(dir *os.Root, at, name string, depth int, visit func(entry
 		return nil
 	}
 	info, err := dir.Lstat(name)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil // a visit before has removed it
+	}
 	if err != nil {
 		return pathError(p, err)
 	}
-	if !g.own(info) {
+	if !g.own(dir, name, info) {
+		g.warn("%s is left as it is: a filesystem that is not the guest's is mounted there", show(p))
 		return nil
 	}
 	err = visit(entry{node: node{path: p, info: info}, dir: dir, name: name})
 	if errors.Is(err, errSkip) {
 		return nil
 	}
-	if err != nil || !info.IsDir() {
+	if err != nil || !info.IsDir() || g.gone[p] {
 		return err
 	}
 	sub, err := dir.OpenRoot(name)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil // the visit has removed it
+	}
 	if err != nil {
 		return pathError(p, err)
 	}
 	defer sub.Close()
 	return g.walkIn(sub, p, depth+1, visit)
-}
-
-// own tells whether something lies on a filesystem of the guest: a folder of the host
-// that is mounted below the root is not the guest's, whatever its name.
-func (g *Guest) own(info iofs.FileInfo) bool {
-	return g.devices[uint64(info.Sys().(*syscall.Stat_t).Dev)]
 }
 
 // A failure is an error with the path of the guest that it is about.

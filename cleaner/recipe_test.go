@@ -35,10 +35,19 @@ steps:
 		t.Fatal(err)
 	}
 	files := []file{
-		{path: "/opt/site/a/b", text: "x"}, {path: "/opt/site/c", text: "x"}, {path: "/srv/a.log", text: "x"}, {path: "/srv/logs/deep/b.log", text: "x"},
-		{path: "/etc/hosts", text: "127.0.0.1 localhost"}, {path: "/etc/app.conf", text: "server=a\n# BEGIN\nx\n# END\ny\n", mode: 0o640},
-		{path: "/etc/from", text: "from"}, {path: "/usr/local/bin/"}, {path: "/usr/share/zoneinfo/Europe/Berlin", text: "tz"}, {path: "/etc/timezone", text: "Etc/UTC\n"},
-		{path: "/etc/shadow", text: "root:x:1:::::\n", mode: 0o600}, {path: "/root/"}, {path: "/etc/localtime", text: "-> /usr/share/zoneinfo/Etc/UTC"},
+		{path: "/opt/site/a/b", text: "x"},
+		{path: "/opt/site/c", text: "x"},
+		{path: "/srv/a.log", text: "x"},
+		{path: "/srv/logs/deep/b.log", text: "x"},
+		{path: "/etc/hosts", text: "127.0.0.1 localhost"},
+		{path: "/etc/app.conf", text: "server=a\n# BEGIN\nx\n# END\ny\n", mode: 0o640},
+		{path: "/etc/from", text: "from"},
+		{path: "/usr/local/bin/"},
+		{path: "/usr/share/zoneinfo/Europe/Berlin", text: "tz"},
+		{path: "/etc/timezone", text: "Etc/UTC\n"},
+		{path: "/etc/shadow", text: "root:x:1:::::\n", mode: 0o600},
+		{path: "/root/"},
+		{path: "/etc/localtime", text: "-> /usr/share/zoneinfo/Etc/UTC"},
 	}
 	tr := newTree(t, append(minimal(), files...)...)
 	before := len(tr.manifest())
@@ -90,8 +99,13 @@ func TestRecipeFailure(t *testing.T) {
 	host, untouched := hostBeside(t)
 	tr.put(file{path: "/out", text: "-> " + host})
 	for _, s := range []Step{
-		{Write: &WriteStep{Path: "/out/etc/shadow", Content: "x"}}, {Delete: "/out/*"}, {TruncateRecursive: "/out"}, {Mkdir: &FolderStep{Path: "/out/new"}},
-		{Link: &LinkStep{Path: "/out/l", To: "x"}}, {Chmod: &ModeStep{Path: "/out/etc", Mode: "0777"}}, {Move: &MoveStep{From: "/etc/x", To: "/../../../../../../../.." + host + "/x"}},
+		{Write: &WriteStep{Path: "/out/etc/shadow", Content: "x"}},
+		{Delete: "/out/*"},
+		{TruncateRecursive: "/out"},
+		{Mkdir: &FolderStep{Path: "/out/new"}},
+		{Link: &LinkStep{Path: "/out/l", To: "x"}},
+		{Chmod: &ModeStep{Path: "/out/etc", Mode: "0777"}},
+		{Move: &MoveStep{From: "/etc/x", To: "/../../../../../../../.." + host + "/x"}},
 	} {
 		_, _ = tr.clean(Options{Only: []string{"recipe"}, Recipe: Recipe{Steps: []Step{s}}})
 	}

@@ -42,11 +42,16 @@ func (g *Guest) removePath(p string) error {
 		return pathError(p, err)
 	}
 	defer dir.Close()
-	r := removal{g: g, top: dir}
-	if err := r.tree(n.path, path.Base(n.path)); err != nil {
+	return g.removeEntry(entry{node: n, dir: dir, name: path.Base(n.path)})
+}
+
+// removeEntry removes what walk came by.
+func (g *Guest) removeEntry(e entry) error {
+	r := removal{g: g, top: e.dir}
+	if err := r.tree(e.path, e.name); err != nil {
 		return err
 	}
-	g.did(n.path, "removed", r.files, r.bytes)
+	g.did(e.path, "removed", r.files, r.bytes)
 	return nil
 }
 
@@ -68,25 +73,15 @@ func (g *Guest) empty(keep func(string) bool, patterns ...string) error {
 }
 
 func (g *Guest) emptyPath(folder string, keep func(string) bool) error {
-	names, err := g.names(folder)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		p := path.Join(folder, name)
-		if keep != nil && keep(p) {
-			continue
+	return g.walk(folder, func(e entry) error {
+		switch {
+		case keep != nil && keep(e.path):
+			return errSkip
+		case e.name == "lost+found" && e.folder():
+			return nil
 		}
-		if name == "lost+found" {
-			err = g.emptyPath(p, nil)
-		} else {
-			err = g.removePath(p)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return g.removeEntry(e)
+	})
 }
 
 // A removal of one tree, however deep: folders deeper than maxDepth are lifted to the
@@ -127,16 +122,16 @@ func (r *removal) entry(dir *os.Root, at, name, rel string, depth int) error {
 	if err != nil {
 		return pathError(at, err)
 	}
-	if !r.g.own(info) {
+	if !r.g.own(dir, name, info) {
 		return pathError(at, disk.Errorf(disk.Busy, "a filesystem that is not the guest's is mounted here"))
 	}
 	if info.IsDir() {
-		err = r.folder(dir, at, name, rel, depth)
+		err = r.folder(dir, at, name, rel, depth, info)
 	} else {
 		err = r.file(dir, at, name, info)
 	}
-	if err == nil && r.g.opt.Plan && depth == 0 {
-		r.g.gone[at] = true
+	if err == nil && r.g.opt.Plan && depth == 0 && len(r.g.gone) < maxNames {
+		r.g.gone[at] = true // what is not noted is counted twice, if another operation finds it
 	}
 	return err
 }
@@ -144,7 +139,7 @@ func (r *removal) entry(dir *os.Root, at, name, rel string, depth int) error {
 func (r *removal) file(dir *os.Root, at, name string, info iofs.FileInfo) error {
 	r.files++
 	if info.Mode().IsRegular() {
-		if links := info.Sys().(*syscall.Stat_t).Nlink; links == 1 {
+		if links := statOf(info).Nlink; links == 1 {
 			r.bytes += info.Size()
 		} else {
 			r.g.warn("%s has other names (%d in all), under which its content stays", show(at), links)
@@ -156,9 +151,13 @@ func (r *removal) file(dir *os.Root, at, name string, info iofs.FileInfo) error 
 	return pathError(at, unlocked(dir, name, func() error { return dir.Remove(name) }))
 }
 
-func (r *removal) folder(dir *os.Root, at, name, rel string, depth int) error {
+func (r *removal) folder(dir *os.Root, at, name, rel string, depth int, info iofs.FileInfo) error {
 	if depth > maxDepth {
 		return r.lift(at, rel)
+	}
+	if !r.g.opt.Plan && destroySubvolume(dir, name, info) {
+		r.files++
+		return nil
 	}
 	sub, err := dir.OpenRoot(name)
 	if err != nil {

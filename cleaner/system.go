@@ -16,8 +16,12 @@ type OS struct {
 
 // oldReleases are the files of before os-release(5), most special first.
 var oldReleases = []struct{ path, id string }{
-	{"/etc/centos-release", "centos"}, {"/etc/fedora-release", "fedora"}, {"/etc/redhat-release", "rhel"},
-	{"/etc/SuSE-release", "sles"}, {"/etc/alpine-release", "alpine"}, {"/etc/debian_version", "debian"},
+	{"/etc/centos-release", "centos"},
+	{"/etc/fedora-release", "fedora"},
+	{"/etc/redhat-release", "rhel"},
+	{"/etc/SuSE-release", "sles"},
+	{"/etc/alpine-release", "alpine"},
+	{"/etc/debian_version", "debian"},
 }
 
 var versionNumber = regexp.MustCompile(`\d+(\.\d+)*`)

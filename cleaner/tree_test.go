@@ -88,6 +88,8 @@ func (tr tree) put(f file) {
 	}
 	if err == nil && os.Getuid() == 0 {
 		err = os.Lchown(p, f.uid, f.uid)
+	} else if mode != 0 {
+		mode |= 0o400 // only root reads what nobody may
 	}
 	if err == nil && mode != 0 {
 		err = os.Chmod(p, mode)
@@ -191,6 +193,14 @@ func (tr tree) cleanWith(opt Options, facts guest.Facts) (report Report, err err
 		}
 	}
 	return report, err
+}
+
+// factsAt are those of a disk with filesystems mounted in the guest.
+func factsAt(mountpoints ...string) (facts guest.Facts) {
+	for i, m := range mountpoints {
+		facts.Filesystems = append(facts.Filesystems, guest.Filesystem{Number: i + 1, Mountpoint: m})
+	}
+	return facts
 }
 
 func (tr tree) mustClean(opt Options) Report {
@@ -351,3 +361,6 @@ func (r Report) outcome(name string) Outcome {
 	}
 	return Outcome{}
 }
+
+// mknod makes a device that there is no driver for.
+func mknod(p string) error { return unix.Mknod(p, unix.S_IFCHR|0o600, int(unix.Mkdev(240, 9))) }
