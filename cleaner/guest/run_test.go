@@ -35,6 +35,7 @@ func kinds() []kind {
 		extKind("ext4-new", "ext4", all[:2], "-O", "metadata_csum_seed,orphan_file"),
 		extKind("ext4-1k", "ext4", all[1:], "-b", "1024"),
 		extKind("ext4-plain", "ext4", all[1:], "-O", "^metadata_csum,^64bit,^flex_bg"),
+		extKind("ext4-meta_bg", "ext4", all[2:], "-O", "meta_bg,^resize_inode"), // left to e2fsck
 		{"xfs", func(f files) func(testing.TB, string, span) { return xfs(f) }, kernels, 320},
 		{"btrfs", func(f files) func(testing.TB, string, span) { return btrfs(f) }, kernels, 256},
 	}
