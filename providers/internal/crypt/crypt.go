@@ -31,6 +31,8 @@ func (Secret) GoString() string { return "(secret)" }
 // A Tool is one way to encrypt content: a block cipher in a mode that a reader can
 // begin at any block, given what stands before it.
 type Tool interface {
+	// Algorithm is the name that containers give it.
+	Algorithm() string
 	// Accepts tells whether an algorithm, as a container names it, is this one.
 	// Case does not matter.
 	Accepts(algorithm string) bool
@@ -62,13 +64,13 @@ func Find(algorithm string) (Tool, error) {
 // header. Padding is the caller's.
 type AES128CBC struct{}
 
-const (
-	aesAlgorithm = "AES-128-CBC"
-	aesKeySize   = 16 // bytes, of 128 bits
-)
+const aesKeySize = 16 // bytes, of 128 bits
 
-// Accepts tells whether algorithm is "AES-128-CBC".
-func (AES128CBC) Accepts(algorithm string) bool { return strings.EqualFold(algorithm, aesAlgorithm) }
+// Algorithm is "AES-128-CBC".
+func (AES128CBC) Algorithm() string { return "AES-128-CBC" }
+
+// Accepts is that of Tool.
+func (t AES128CBC) Accepts(algorithm string) bool { return strings.EqualFold(algorithm, t.Algorithm()) }
 
 // NewSecret is a random key and a random first block.
 func (AES128CBC) NewSecret() Secret {

@@ -195,8 +195,7 @@ func TestUnsealRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	//lint:ignore SA1019 as Seal does
-	words, err := rsa.EncryptPKCS1v15(rand.Reader, &mine.PublicKey, []byte("no hex at all"))
+	words, err := rsa.EncryptPKCS1v15(rand.Reader, &mine.PublicKey, []byte("no hex at all")) //nolint:staticcheck // the format asks for this padding
 	if err != nil {
 		t.Fatal(err)
 	}

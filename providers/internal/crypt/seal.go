@@ -39,8 +39,7 @@ func Seal(to *rsa.PublicKey, s Secret) (Sealed, error) {
 }
 
 func sealHex(to *rsa.PublicKey, p []byte) ([]byte, error) {
-	//lint:ignore SA1019 the format asks for this padding
-	return rsa.EncryptPKCS1v15(rand.Reader, to, []byte(hex.EncodeToString(p)))
+	return rsa.EncryptPKCS1v15(rand.Reader, to, []byte(hex.EncodeToString(p))) //nolint:staticcheck // the format asks for this padding
 }
 
 // Unseal reads a secret. A private key that it is not sealed for gives Denied, and
@@ -61,8 +60,7 @@ func unsealHex(with *rsa.PrivateKey, p []byte) ([]byte, error) {
 	if len(p) == 0 {
 		return nil, disk.Errorf(disk.Denied, "it is sealed for nobody")
 	}
-	//lint:ignore SA1019 the format asks for this padding
-	text, err := rsa.DecryptPKCS1v15(nil, with, p)
+	text, err := rsa.DecryptPKCS1v15(nil, with, p) //nolint:staticcheck // the format asks for this padding
 	if err != nil {
 		return nil, disk.Errorf(disk.Denied, "it is not sealed for this private key: %w", err)
 	}
