@@ -1,14 +1,17 @@
 package bundle
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha1"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -115,6 +118,18 @@ func bundleOf(t testing.TB, img disk.Image, index bool) made {
 	return b
 }
 
+// clone is a copy that may be changed.
+func (b made) clone() made {
+	m := *b.m
+	m.Parts = slices.Clone(m.Parts)
+	parts := store{}
+	for name, p := range b.parts {
+		parts[name] = bytes.Clone(p)
+	}
+	b.m, b.parts = &m, parts
+	return b
+}
+
 // unbundle is the disk of b, as its manifest leads to it.
 func (b made) unbundle(t testing.TB) []byte {
 	t.Helper()
@@ -197,4 +212,18 @@ func wantError(t *testing.T, err error, kind disk.Kind, words ...string) {
 			t.Errorf("%v does not say %q", err, w)
 		}
 	}
+}
+
+func sum(p []byte) [sha1.Size]byte { return sha1.Sum(p) }
+
+// goTar is the first member of a tar stream as Go's library reads it, if it does and
+// the member has so many bytes.
+func goTar(stream []byte, size int64) ([]byte, bool) {
+	r := tar.NewReader(bytes.NewReader(stream))
+	h, err := r.Next()
+	if err != nil || h.Size != size {
+		return nil, false
+	}
+	p, err := io.ReadAll(r)
+	return p, err == nil
 }
