@@ -1,26 +1,22 @@
 package bundle
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha1"
-	"errors"
 	"fmt"
 	"io"
 
-	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sync/errgroup"
 
 	"chromogenic/disk"
 	"chromogenic/providers/internal/crypt"
 )
 
-// Memory of an Unbundle: 6 MiB of buffers between its stages, and up to 16 MiB for
-// the map of a sparse member.
+// Memory of an Unbundle: 12 MiB of buffers with two processors, 24 MiB with eight or
+// more, and up to 16 MiB for the map of a sparse member.
 const (
 	cipherPiece = 256 << 10 // bytes that are fetched and decrypted at a time
-	plainPiece  = 1 << 20   // bytes that are inflated at a time
-	pieces      = 4         // of each kind on their way
+	pieces      = 4         // of each kind on their way from one stage to the next
 )
 
 // Unbundle reads a bundle once, in order, and writes the disk to a spool. It
@@ -59,11 +55,11 @@ func unbundle(ctx context.Context, m *Manifest, s crypt.Secret, fetch Fetch, spo
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	behind, stages := errgroup.WithContext(ctx)
-	sealed, plain := newConveyor(cipherPiece), newConveyor(plainPiece)
+	sealed, plain := newConveyor(cipherPiece, pieces), newConveyor(chunkSize, pieces+inflaters())
 	r := &partReader{m: m, fetch: fetch, mode: mode, progress: progress, out: sealed, behind: stages}
 	parts := make(chan error, 1)
 	go func() { parts <- r.run(ctx) }()
-	behind.Go(func() error { return inflate(stages, sealed, plain) })
+	behind.Go(func() error { return gunzip(stages, sealed, plain) })
 	behind.Go(func() error {
 		sum, err := extract(stages, plain, m.Size, spool)
 		if err == nil && sum != m.Digest {
@@ -91,52 +87,6 @@ func foreign(err error) bool {
 	return k == disk.Malformed || k == disk.Denied
 }
 
-// inflate is the stage that decompresses. A stream of several gzip members is one
-// (RFC 1952, 2.2).
-func inflate(ctx context.Context, in, out *conveyor) error {
-	defer out.close()
-	src := bufio.NewReaderSize(&conveyed{ctx: ctx, c: in}, cipherPiece)
-	zr, err := gzip.NewReader(src)
-	if err != nil {
-		if errors.Is(err, gzip.ErrHeader) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			err = disk.Errorf(disk.Denied, "decrypt parts: what comes out is not compressed by gzip")
-			err = disk.Hint(err, "the key in the manifest is not the one that the parts were encrypted with: manifest and parts may be of two bundles")
-		}
-		return err
-	}
-	for {
-		p, err := out.buffer(ctx)
-		if err != nil {
-			return err
-		}
-		n, err := io.ReadFull(zr, p)
-		if n > 0 {
-			if err := out.send(ctx, p[:n]); err != nil {
-				return err
-			}
-		}
-		switch {
-		case err == nil:
-		case errors.Is(err, io.ErrUnexpectedEOF) && n > 0, errors.Is(err, io.EOF):
-			// ReadFull says so of the end and of a stream that is cut off; the reader knows.
-			if _, end := zr.Read(make([]byte, 1)); end != io.EOF {
-				return gzipError(end)
-			}
-			return nil
-		default:
-			return gzipError(err)
-		}
-	}
-}
-
-// gzipError gives a kind to what is wrong with a gzip stream.
-func gzipError(err error) error {
-	if disk.KindOf(err) != disk.Other || errors.Is(err, context.Canceled) {
-		return err
-	}
-	return malformed("inflate: %w", err)
-}
-
 // extract is the last stage: it hashes the tar stream and takes the disk out of it.
 func extract(ctx context.Context, in *conveyor, size int64, spool io.WriterAt) (sum [sha1.Size]byte, err error) {
 	h := sha1.New()
@@ -156,8 +106,8 @@ type conveyor struct {
 	size int
 }
 
-func newConveyor(size int) *conveyor {
-	c := &conveyor{full: make(chan []byte, pieces), free: make(chan []byte, pieces+2), size: size}
+func newConveyor(size, pieces int) *conveyor {
+	c := &conveyor{full: make(chan []byte, pieces+2), free: make(chan []byte, pieces+2), size: size}
 	for range pieces + 2 { // one is being filled, and one emptied
 		c.free <- nil
 	}
