@@ -35,6 +35,9 @@ python3 python3
 scp openssh-client
 tar tar
 xz xz-utils
+gzip gzip
+pigz pigz
+openssl openssl
 fuser psmisc
 man man-db
 END
