@@ -32,6 +32,9 @@ func (m *Manifest) Encode(signer *rsa.PrivateKey) ([]byte, error) {
 }
 
 func (m *Manifest) encode(signer *rsa.PrivateKey) ([]byte, error) {
+	if _, err := crypt.Find(m.Algorithm); err != nil {
+		return nil, disk.Errorf(disk.Invalid, "%w", err)
+	}
 	signed := m.machine() + m.image()
 	signature := unsigned
 	if signer != nil {

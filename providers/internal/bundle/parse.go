@@ -302,10 +302,14 @@ func (p *parser) finish() error {
 		missing bool
 		name    string
 	}{
-		{p.signed[1] == nil, "image"}, {m.Version == "", "version"},
-		{m.Name == "", "image/name"}, {m.User == "", "image/user"},
-		{m.Digest == Part{}.SHA1, "image/digest"}, {m.Size == 0, "image/size"},
-		{m.BundledSize == 0, "image/bundled_size"}, {p.count < 1, "image/parts"},
+		{p.signed[1] == nil, "image"},
+		{m.Version == "", "version"},
+		{m.Name == "", "image/name"},
+		{m.User == "", "image/user"},
+		{m.Digest == Part{}.SHA1, "image/digest"},
+		{m.Size == 0, "image/size"},
+		{m.BundledSize == 0, "image/bundled_size"},
+		{p.count < 1, "image/parts"},
 	}
 	for _, r := range required {
 		if r.missing {

@@ -40,9 +40,11 @@ func pack(t testing.TB, size int64, stream []byte, zip bool) made {
 	n := 16 - len(plain)%16
 	sealed := append(bytes.Clone(plain), bytes.Repeat([]byte{byte(n)}, n)...)
 	mode.CryptBlocks(sealed, sealed)
-	b.m = &Manifest{Version: Version, Name: "web", User: "123456789012", Type: Machine, Algorithm: "AES-128-CBC",
+	b.m = &Manifest{
+		Version: Version, Name: "web", User: "123456789012", Type: Machine, Algorithm: "AES-128-CBC",
 		Digest: sha1.Sum(stream), Size: size, BundledSize: int64(len(sealed)),
-		Parts: []Part{{"web.part.0", sha1.Sum(sealed)}}}
+		Parts: []Part{{"web.part.0", sha1.Sum(sealed)}},
+	}
 	b.parts["web.part.0"] = sealed
 	if err := b.m.Seal(b.secret, nil, &keys().user.PublicKey); err != nil {
 		t.Fatal(err)
