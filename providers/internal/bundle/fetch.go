@@ -1,10 +1,12 @@
 package bundle
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/sha1"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -158,23 +160,23 @@ func (r *partReader) send(ctx context.Context, p []byte) error {
 func (r *partReader) last(ctx context.Context) error {
 	p := r.piece[:r.n]
 	r.mode.CryptBlocks(p, p)
-	n, err := unpad(p)
-	if err != nil {
+	n, bad := unpad(p)
+	if err := r.send(ctx, p[:n]); err != nil {
 		return err
 	}
-	return r.send(ctx, p[:n])
+	return bad
 }
 
-// unpad is the length of p without its padding: PKCS#7, RFC 5652, 6.3.
+// errPadding is about the end of what is decrypted, when all parts are what they
+// should be.
+var errPadding = errors.New("decrypt parts: no padding at the end")
+
+// unpad is the length of p, which are whole blocks, without its padding: PKCS#7, RFC
+// 5652, 6.3. Without one it is all of p.
 func unpad(p []byte) (int, error) {
 	n := int(p[len(p)-1])
-	if n < 1 || n > aes.BlockSize || n > len(p) {
-		return 0, malformed("decrypt parts: no padding at the end")
-	}
-	for _, b := range p[len(p)-n:] {
-		if int(b) != n {
-			return 0, malformed("decrypt parts: no padding at the end")
-		}
+	if n < 1 || n > aes.BlockSize || !bytes.Equal(p[len(p)-n:], bytes.Repeat([]byte{byte(n)}, n)) {
+		return len(p), malformed("%w", errPadding)
 	}
 	return len(p) - n, nil
 }

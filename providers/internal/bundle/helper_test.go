@@ -130,6 +130,26 @@ func (b made) clone() made {
 	return b
 }
 
+// cut is the same bundle in n parts, as others make them of any length.
+func (b made) cut(t testing.TB, n int) made {
+	t.Helper()
+	all := b.parts.all(b.m)
+	b = b.clone()
+	b.m.Parts = nil
+	size := len(all)/n + 1
+	for i := 0; len(all) > 0; i++ {
+		p := all[:min(size, len(all))]
+		all = all[len(p):]
+		b.m.Parts = append(b.m.Parts, Part{Name: partName("web", i), SHA1: sum(p)})
+		b.parts[partName("web", i)] = p
+	}
+	var err error
+	if b.text, err = b.m.Encode(keys().user); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // unbundle is the disk of b, as its manifest leads to it.
 func (b made) unbundle(t testing.TB) []byte {
 	t.Helper()

@@ -3,6 +3,7 @@ package bundle
 import (
 	"context"
 	"crypto/sha1"
+	"errors"
 	"fmt"
 	"io"
 
@@ -71,8 +72,11 @@ func unbundle(ctx context.Context, m *Manifest, s crypt.Secret, fetch Fetch, spo
 	if err != nil && !foreign(err) {
 		cancel(err)
 	}
-	// What the stages behind say of parts that have ended early is of no interest.
-	if cause := <-parts; cause != nil && (err == nil || foreign(err)) {
+	cause := <-parts
+	switch {
+	case cause == nil:
+	case disk.KindOf(err) == disk.Denied && errors.Is(cause, errPadding): // it was the wrong key
+	case err == nil || foreign(err): // of parts that have ended early it says nothing
 		err = cause
 	}
 	if disk.KindOf(err) == disk.Malformed {
