@@ -19,7 +19,6 @@ package bundle
 import (
 	"context"
 	"crypto/rsa"
-	"errors"
 	"fmt"
 	"io"
 
@@ -38,8 +37,9 @@ const (
 
 // A Fetch reads n bytes of a part from off on, or all from there on where n is
 // negative. The name is a plain one, as the manifest has it: the part lies beside
-// the manifest. More calls than one may be under way. Its errors are passed on
-// with the name; a part that is not there is NotFound.
+// the manifest. More calls than one may be under way. Its errors, and those of the
+// reader, are passed on with the name; a part that is not there is NotFound, and one
+// that is shorter than asked for ends with io.EOF. Trying again is up to Fetch.
 type Fetch func(ctx context.Context, part string, off, n int64) (io.ReadCloser, error)
 
 // A Spool is where Unbundle writes a disk.
@@ -111,9 +111,6 @@ func partError(verb, part string, err error) error {
 	err = fmt.Errorf("%s part %q: %w", verb, part, err)
 	if disk.KindOf(err) == disk.NotFound {
 		return disk.Hint(err, "the bundle is not complete: the part lies beside the manifest, or the image must be bundled anew")
-	}
-	if errors.Is(err, io.ErrUnexpectedEOF) && disk.KindOf(err) == disk.Other {
-		return malformed("%w", err)
 	}
 	return err
 }

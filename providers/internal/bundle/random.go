@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/aes"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -29,8 +28,8 @@ const maxFetch = 8 << 20
 // last MiB is kept for the next read. A read takes 10 MiB of memory at most besides
 // its own, and the open image 44 bytes for each MiB of the disk.
 //
-// The image does not end with ctx, which only bounds the fetches of reads; Close
-// ends those too.
+// When ctx ends, reads fail with its cause, as they do with disk.ErrClosed after
+// Close.
 func Open(ctx context.Context, m *Manifest, s crypt.Secret, index []byte, fetch Fetch) (disk.Image, error) {
 	tool, err := crypt.Find(m.Algorithm)
 	if err != nil {
@@ -205,11 +204,29 @@ func (d *image) fetchFull(part string, p []byte, off int64) error {
 		return err
 	}
 	defer body.Close()
-	n, err := io.ReadFull(body, p)
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return damaged(malformed("it gives %d of %d bytes at offset %d: %w", n, len(p), off, io.ErrUnexpectedEOF))
+	r := &ending{Reader: body}
+	if n, err := io.ReadFull(r, p); err != nil {
+		if r.err == io.EOF {
+			return damaged(malformed("it gives %d of %d bytes at offset %d: %w", n, len(p), off, io.ErrUnexpectedEOF))
+		}
+		return r.err
 	}
-	return err
+	return nil
+}
+
+// An ending knows how its reader has ended: one that was cut off and a short part look
+// the same to io.ReadFull.
+type ending struct {
+	io.Reader
+	err error
+}
+
+func (e *ending) Read(p []byte) (int, error) {
+	n, err := e.Reader.Read(p)
+	if err != nil {
+		e.err = err
+	}
+	return n, err
 }
 
 // inflate fills c with chunk i, verified.

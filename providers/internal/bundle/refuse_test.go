@@ -206,7 +206,7 @@ func TestUnbundleRefusesParts(t *testing.T) {
 		"digest":           {func(b *made) { b.m.Digest[0] ^= 1 }, nil, disk.Malformed, []string{"verify tar", "SHA-1"}},
 		"other key":        {func(b *made) { b.secret = crypt.AES128CBC{}.NewSecret() }, nil, disk.Denied, []string{"not compressed by gzip"}},
 		"last part twice":  {func(b *made) { b.m.Parts = append(b.m.Parts, b.m.Parts[2]); b.m.BundledSize += 1 << 20 }, nil, disk.Malformed, nil},
-		"cut connection":   {nil, func(f Fetch) Fetch { return cut(f, io.ErrUnexpectedEOF) }, disk.Malformed, []string{`part "web.part.01"`, "at byte"}},
+		"cut connection":   {nil, func(f Fetch) Fetch { return cut(f, io.ErrUnexpectedEOF) }, disk.Other, []string{`part "web.part.01"`, "at byte"}},
 		"connection":       {nil, func(f Fetch) Fetch { return cut(f, broken) }, disk.Other, []string{`part "web.part.01"`, "connection reset"}},
 		"algorithm":        {func(b *made) { b.m.Algorithm = "DES" }, nil, disk.Unsupported, []string{"DES"}},
 	} {

@@ -13,7 +13,7 @@ import (
 	"chromogenic/providers/internal/crypt"
 )
 
-// Memory of an Unbundle: 12 MiB of buffers with two processors, 24 MiB with eight or
+// Memory of an Unbundle: 15 MiB of buffers with two processors, 30 MiB with eight or
 // more, and up to 16 MiB for the map of a sparse member.
 const (
 	cipherPiece = 256 << 10 // bytes that are fetched and decrypted at a time
