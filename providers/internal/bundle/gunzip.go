@@ -55,10 +55,14 @@ func gunzip(ctx context.Context, in, out *conveyor) error {
 	if _, err := g.src.Discard(gzipHeaderLen); err != nil {
 		return err
 	}
-	if err := g.parallel(); err != nil {
-		return gzipError(err)
+	err = g.parallel()
+	for _, k := range g.queue {
+		<-k.done
 	}
-	return gzipError(g.serial())
+	if err == nil {
+		err = g.serial()
+	}
+	return gzipError(err)
 }
 
 // gzipError gives a kind to what is wrong with a gzip stream.
@@ -119,7 +123,7 @@ func (k *inflated) inflate() {
 }
 
 // parallel inflates chunks for as long as there are any. What is left of the stream is
-// in the queue, in rest and in src.
+// in the queue, in rest and in src, in this order.
 func (g *gunzipper) parallel() error {
 	small := 0
 	for {
@@ -242,7 +246,6 @@ func (g *gunzipper) send(p []byte) error {
 func (g *gunzipper) serial() error {
 	var left []io.Reader
 	for _, k := range g.queue {
-		<-k.done
 		left = append(left, bytes.NewReader(k.packed))
 		g.out.free <- k.plain
 	}

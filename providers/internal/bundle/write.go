@@ -30,7 +30,7 @@ type Written struct {
 	Index int
 	Size  int64          // bytes
 	MD5   [md5.Size]byte // as stores of objects give it
-	Done  int64          // bytes of the disk that are in this part and those before it
+	Done  int64          // bytes of the disk that are wholly in this part and those before it
 }
 
 // A Sink takes the parts in order, one at a time; meanwhile the next ones are made.
@@ -56,9 +56,9 @@ const (
 // index any MiB. Zeros, holes of the disk above all, are compressed once.
 //
 // It compresses on all processors up to 8, and takes 80 MiB of memory at most (44
-// MiB with two processors), however large the disk. Errors are those of img and
-// sink, or Invalid for a spec that cannot be. When ctx ends, it returns as soon as
-// img and sink do.
+// MiB with two processors), however large the disk, and for an index 36 bytes for each
+// MiB of the disk. Errors are those of img and sink, or Invalid for a spec that cannot
+// be. When ctx ends, it returns as soon as img and sink do.
 func Bundle(ctx context.Context, img disk.Image, spec Spec, sink Sink) (*Manifest, []byte, error) {
 	m, index, err := bundle(ctx, img, spec, sink)
 	if err != nil {
@@ -134,10 +134,10 @@ func join(ctx context.Context, c *compressor, p *partWriter, index *indexWriter)
 		if index != nil && k.disk {
 			index.add(p.bytes, k)
 		}
-		p.disk = k.end
 		if err := p.write(ctx, k.packed); err != nil {
 			return err
 		}
+		p.disk = k.end
 		c.release(k)
 	}
 	tail := deflateEnd()
