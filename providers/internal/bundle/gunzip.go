@@ -39,8 +39,9 @@ func inflaters() int { return min(runtime.GOMAXPROCS(0), maxWorkers) }
 // was no chunk is inflated again with what follows, or with all that follows. So
 // every stream is read, and one of another program, from its first chunk on, like
 // gunzip(1) does.
+//
+// Out is closed behind the last byte of a stream that is whole, and never otherwise.
 func gunzip(ctx context.Context, in, out *conveyor) error {
-	defer out.close()
 	g := gunzipper{ctx: ctx, src: bufio.NewReaderSize(&conveyed{ctx: ctx, c: in}, cipherPiece), out: out}
 	head, err := g.src.Peek(gzipHeaderLen)
 	switch {
@@ -50,7 +51,7 @@ func gunzip(ctx context.Context, in, out *conveyor) error {
 		err = disk.Errorf(disk.Denied, "decrypt parts: what comes out is not compressed by gzip")
 		return disk.Hint(err, "the key in the manifest is not the one that the parts were encrypted with: manifest and parts may be of two bundles")
 	case len(head) < gzipHeaderLen || head[3] != 0: // a name, or other optional fields
-		return gzipError(g.members())
+		return g.end(g.members())
 	}
 	if _, err := g.src.Discard(gzipHeaderLen); err != nil {
 		return err
@@ -62,15 +63,7 @@ func gunzip(ctx context.Context, in, out *conveyor) error {
 	if err == nil {
 		err = g.serial()
 	}
-	return gzipError(err)
-}
-
-// gzipError gives a kind to what is wrong with a gzip stream.
-func gzipError(err error) error {
-	if err == nil || disk.KindOf(err) != disk.Other {
-		return err
-	}
-	return malformed("inflate: %w", err)
+	return g.end(err)
 }
 
 type gunzipper struct {
@@ -120,6 +113,17 @@ func (k *inflated) inflate() {
 	}
 	k.ok = err == io.EOF && k.src.Len() == 0
 	k.packed = k.packed[:len(k.packed)-len(deflateEnd())]
+}
+
+// end says that the stream was whole, or gives a kind to what is wrong with it.
+func (g *gunzipper) end(err error) error {
+	switch {
+	case err == nil:
+		g.out.close()
+	case disk.KindOf(err) == disk.Other:
+		return malformed("inflate: %w", err)
+	}
+	return err
 }
 
 // parallel inflates chunks for as long as there are any. What is left of the stream is
