@@ -72,7 +72,8 @@ type gunzipper struct {
 	out *conveyor
 
 	queue  []*inflated // chunks that are being inflated, in order
-	rest   []byte      // what was read of the stream and is in no chunk
+	read   []byte      // of the stream
+	taken  int         // bytes of it that are in chunks
 	idle   []*inflated
 	crc    uint32
 	length uint32 // modulo 2^32
@@ -127,7 +128,7 @@ func (g *gunzipper) end(err error) error {
 }
 
 // parallel inflates chunks for as long as there are any. What is left of the stream is
-// in the queue, in rest and in src, in this order.
+// in the queue, in what is read and not taken, and in src, in this order.
 func (g *gunzipper) parallel() error {
 	small := 0
 	for {
@@ -163,7 +164,6 @@ func (g *gunzipper) parallel() error {
 		if k.n < smallChunk {
 			small++
 		}
-		k.plain = nil
 		g.idle = append(g.idle, k)
 		if small > maxSmall {
 			return nil
@@ -171,18 +171,19 @@ func (g *gunzipper) parallel() error {
 	}
 }
 
-// chunk is the next piece of the stream that may be a chunk, or nil.
+// chunk is the next piece of the stream that may be a chunk, or nil. It is valid until
+// the next call.
 func (g *gunzipper) chunk() ([]byte, error) {
-	looked := 0 // bytes of rest that are no end
+	looked := 0 // bytes that are no end
 	for {
-		if i := bytes.Index(g.rest[looked:], flushed()); i >= 0 {
+		rest := g.read[g.taken:]
+		if i := bytes.Index(rest[looked:], flushed()); i >= 0 {
 			end := looked + i + len(flushed())
-			packed := g.rest[:end:end]
-			g.rest = g.rest[end:]
-			return packed, nil
+			g.taken += end
+			return rest[:end], nil
 		}
-		looked = max(0, len(g.rest)-len(flushed())+1)
-		if len(g.rest) > maxPacked {
+		looked = max(0, len(rest)-len(flushed())+1)
+		if len(rest) > maxPacked {
 			return nil, nil
 		}
 		if _, err := g.src.Peek(1); errors.Is(err, io.EOF) {
@@ -194,14 +195,16 @@ func (g *gunzipper) chunk() ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		g.rest = append(g.rest, p...)
+		g.read = append(g.read[:copy(g.read, rest)], p...)
+		g.taken = 0
 		if _, err := g.src.Discard(len(p)); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// following takes back the chunk behind the first of the queue, or finds one.
+// following is the chunk behind the first of the queue, which is taken out of it, or
+// is found in the stream. It is valid as that of chunk is.
 func (g *gunzipper) following() ([]byte, error) {
 	if len(g.queue) == 1 {
 		return g.chunk()
@@ -210,7 +213,7 @@ func (g *gunzipper) following() ([]byte, error) {
 	<-k.done
 	g.queue = append(g.queue[:1], g.queue[2:]...)
 	g.out.free <- k.plain
-	k.plain = nil
+	g.idle = append(g.idle, k)
 	return k.packed, nil
 }
 
@@ -224,7 +227,7 @@ func (g *gunzipper) begin(packed []byte) error {
 	if n := len(g.idle); n > 0 {
 		k, g.idle = g.idle[n-1], g.idle[:n-1]
 	}
-	k.packed, k.plain, k.ok, k.done = packed, plain, false, make(chan struct{})
+	k.packed, k.plain, k.ok, k.done = append(k.packed[:0], packed...), plain, false, make(chan struct{})
 	g.queue = append(g.queue, k)
 	go func() {
 		defer close(k.done)
@@ -253,8 +256,8 @@ func (g *gunzipper) serial() error {
 		left = append(left, bytes.NewReader(k.packed))
 		g.out.free <- k.plain
 	}
-	g.src = bufio.NewReaderSize(io.MultiReader(append(left, bytes.NewReader(g.rest), g.src)...), cipherPiece)
-	g.queue, g.rest, g.idle = nil, nil, nil
+	g.src = bufio.NewReaderSize(io.MultiReader(append(left, bytes.NewReader(g.read[g.taken:]), g.src)...), cipherPiece)
+	g.queue, g.idle = nil, nil
 	if err := g.pump(flate.NewReaderDict(g.src, g.window)); err != nil {
 		return err
 	}
