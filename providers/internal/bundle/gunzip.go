@@ -28,8 +28,9 @@ const (
 // bits (RFC 1951, 3.2.4). It may be found elsewhere, too.
 func flushed() []byte { return []byte{0, 0, 0xff, 0xff} }
 
-// inflaters is how many chunks are inflated at once.
-func inflaters() int { return min(runtime.GOMAXPROCS(0), maxWorkers) }
+// inflaters is how many chunks are being inflated, or are it and wait for those before
+// them: enough that no processor is without one.
+func inflaters() int { return min(runtime.GOMAXPROCS(0), maxWorkers) + 2 }
 
 // gunzip is the stage that decompresses.
 //
