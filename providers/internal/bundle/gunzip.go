@@ -95,15 +95,15 @@ type inflated struct {
 // inflate finds out whether packed is a chunk. With an end put behind it, it must end
 // there.
 func (k *inflated) inflate() {
-	k.packed = append(k.packed, deflateEnd()...)
-	k.src.Reset(k.packed)
+	whole := append(k.packed, deflateEnd()...)
+	k.packed = whole[:len(k.packed)] // with the room that it was given
+	k.src.Reset(whole)
+	var err error
 	if k.zr == nil {
 		k.zr = flate.NewReader(&k.src)
-	} else if err := k.zr.(flate.Resetter).Reset(&k.src, nil); err != nil {
-		k.ok = false
-		return
+	} else if err = k.zr.(flate.Resetter).Reset(&k.src, nil); err != nil {
+		return // it is not ok
 	}
-	var err error
 	k.n, err = io.ReadFull(k.zr, k.plain)
 	if err == nil {
 		var more [1]byte
@@ -114,7 +114,6 @@ func (k *inflated) inflate() {
 		_, err = k.zr.Read(k.plain[k.n:]) // is it the end, or is it cut off?
 	}
 	k.ok = err == io.EOF && k.src.Len() == 0
-	k.packed = k.packed[:len(k.packed)-len(deflateEnd())]
 }
 
 // end says that the stream was whole, or gives a kind to what is wrong with it.
