@@ -82,8 +82,8 @@ test-full: test ## the tests, those of the mount three times more with more kill
 	$(MAKE) fuzz
 
 bench: ## benchmarks at 0, 50 and 100 % utilisation, and side by side with qemu-img, cp, curl and openstack
-	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./disk/... ./formats/... ./pipeline ./fs . ./test/e2e
-	CHROMOGENIC_BENCH=1 $(GO) test -p 1 -count=1 -timeout 90m -run '^TestBench' -v . ./test/e2e ./test/openstack | grep -v '^=== '
+	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./disk/... ./formats/... ./providers/internal/bundle ./pipeline ./fs . ./test/e2e
+	CHROMOGENIC_BENCH=1 $(GO) test -p 1 -count=1 -timeout 90m -run '^TestBench' -v . ./providers/internal/bundle ./test/e2e ./test/openstack | grep -v '^=== '
 
 lint: ## golangci-lint with the floors of .golangci.yml, and gofumpt
 	$(LINT) run ./...

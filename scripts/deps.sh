@@ -38,6 +38,9 @@ python3 python3
 scp openssh-client
 tar tar
 xz xz-utils
+gzip gzip
+pigz pigz
+openssl openssl
 fuser psmisc
 man man-db
 END
