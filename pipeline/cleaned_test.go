@@ -162,6 +162,11 @@ func TestCleanRefused(t *testing.T) {
 		t.Errorf("best-effort: %+v, %v", rec, err)
 	}
 	disktest.Compare(t, b.view("b", "noise", "raw"), b.view("a", "noise", "raw"))
+	_, err = b.copy(CopySpec{From: b.view("a", "locked", "raw"), Site: "b", Name: "locked"})
+	wantKind(t, err, disk.Policy)
+	if hint := disk.AsError(err).Hint; !strings.Contains(hint, "--keep-user") {
+		t.Errorf("the hint is %q", hint)
+	}
 }
 
 // TestCleanedView reads a cleaned image twice, by two processes, in formats of several

@@ -15,7 +15,7 @@ const sourceDigestProp = "chromogenic_source_digest"
 
 // cleanedProp is the property of an image that was cleaned on its way here: how, as the
 // beginning of cleaner.Options.Fingerprint.
-const cleanedProp = "chromogenic_cleaned"
+const cleanedProp = providers.SourcePrefix + "cleaned"
 
 // Existing opens the view of the disk that is there already, in the format in which
 // somebody begins to write it: of the image that has the name, or, by its number, of a

@@ -15,7 +15,7 @@ const Secret = "correct-horse-battery-staple"
 
 // Guest makes a raw disk that is all one ext4 file system, with the traces of a small
 // Debian whose users come from cloud-init, and gives its path. More are further files,
-// or other content of these.
+// or other content of these; what has none is not there.
 func Guest(t testing.TB, more map[string]string) string {
 	t.Helper()
 	files := map[string]string{
@@ -36,6 +36,9 @@ func Guest(t testing.TB, more map[string]string) string {
 	maps.Copy(files, more)
 	tree := t.TempDir()
 	for name, text := range files {
+		if text == "" {
+			continue
+		}
 		path := filepath.Join(tree, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
