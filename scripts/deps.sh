@@ -22,6 +22,7 @@ mkfs.vfat dosfstools
 linux.uml user-mode-linux
 fuse2fs fuse2fs
 newuidmap uidmap
+mmdebstrap mmdebstrap
 sfdisk fdisk
 sgdisk gdisk
 parted parted

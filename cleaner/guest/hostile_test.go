@@ -252,6 +252,7 @@ func TestDamaged(t *testing.T) {
 				continue // nobody gives the host's kernel such disks
 			}
 			t.Run(k.name+"/"+way, func(t *testing.T) {
+				sampled(t, "ext4-new/uml", "xfs/uml", "ext2/fuse2fs")
 				wayWorks(t, way)
 				path := makeDisk(t, "", partSpec{k.size, "", k.fill(linux("# none\n"))})
 				rnd := rand.New(rand.NewPCG(1, 2))

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,15 @@ func missing(t testing.TB, format string, args ...any) {
 		t.Fatalf("%s; CI must have it", text)
 	}
 	t.Skipf("!!!!! NOT TESTED: %s", text)
+}
+
+// sampled leaves all subtests to make test-full but for those with one of the names.
+func sampled(t *testing.T, names ...string) {
+	t.Helper()
+	_, name, _ := strings.Cut(t.Name(), "/")
+	if os.Getenv("CHROMOGENIC_FULL") == "" && !slices.Contains(names, name) {
+		t.Skip("for make test-full")
+	}
 }
 
 // need asks for programs, which may be where the administrator's are.
