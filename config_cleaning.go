@@ -82,4 +82,3 @@ func readRecipe(path string) (cleaner.Recipe, error) {
 	}
 	return r, nil
 }
-

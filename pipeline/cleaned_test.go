@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"chromogenic/cleaner"
+	"chromogenic/cleaner/guest"
 	"chromogenic/disk"
 	"chromogenic/disk/disktest"
 	"chromogenic/pipeline/jobs"
@@ -33,6 +34,9 @@ var program = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if guest.Child(cleaner.Serve) {
+		return
+	}
 	code := m.Run()
 	if !testing.Short() {
 		if path, err := program(); err == nil {
