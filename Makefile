@@ -50,7 +50,7 @@ deps: ## install the Debian packages that the tests need (as root), or name them
 
 # Races are looked for where things go on at once: below the formats, which are pure
 # functions, and through the mount where many work. make test-full looks everywhere.
-SHARED = ./disk/... ./fs ./pipeline/... ./providers/...
+SHARED = ./disk/... ./fs ./pipeline/... ./providers ./providers/local/... ./providers/openstack/... ./providers/providertest/... ./providers/internal/crypt
 PURE = $(filter-out $(shell $(GO) list $(SHARED)),$(UNIT))
 RACY = ^Test(Load|Soak|Race|RaceOfMounts|TwoWriters|ParallelCopies|ServerKilled|ServerEndsDuringCopy|Captures|CasualReaders|TenImages|CopyWholeFolder|RandomReads|RmAtOnce|RmWhileRead|SetKilled|SetInUse|Bandwidth|HungSource|Interrupted|TakenNameReplaced|Replugged)$$
 
@@ -76,14 +76,15 @@ test-cloud:
 
 test-full: test ## the tests, those of the mount three times more with more kills and load, a soak of SOAK (30m), then long fuzzing (four hours)
 	CHROMOGENIC_FULL=1 $(GO) test -race -count=3 -timeout 9h $(SHARED) ./test/e2e
-	$(GO) test -race -count=1 -timeout 1h $(PURE)
+	CHROMOGENIC_FULL=1 $(GO) test -count=1 -timeout 2h ./cleaner/...
+	$(GO) test -race -count=1 -timeout 1h $(filter-out %/cleaner/guest,$(PURE))
 	CHROMOGENIC_FULL=1 $(GO) test -count=1 -timeout 2h -parallel 6 -v ./test/openstack
 	CHROMOGENIC_SOAK=$(SOAK) $(GO) test -count=1 -timeout 3h -run '^TestSoak$$' -v ./test/e2e
 	$(MAKE) fuzz
 
 bench: ## benchmarks at 0, 50 and 100 % utilisation, and side by side with qemu-img, cp, curl and openstack
-	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./disk/... ./formats/... ./pipeline ./fs . ./test/e2e
-	CHROMOGENIC_BENCH=1 $(GO) test -p 1 -count=1 -timeout 90m -run '^TestBench' -v . ./test/e2e ./test/openstack | grep -v '^=== '
+	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./disk/... ./formats/... ./providers/internal/bundle ./pipeline ./fs . ./test/e2e
+	CHROMOGENIC_BENCH=1 $(GO) test -p 1 -count=1 -timeout 90m -run '^TestBench' -v . ./providers/internal/bundle ./test/e2e ./test/openstack | grep -v '^=== '
 
 lint: ## golangci-lint with the floors of .golangci.yml, and gofumpt
 	$(LINT) run ./...

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -29,6 +30,7 @@ func captureCommand() *cli.Command {
 			&cli.IntFlag{Name: "keep", Usage: "then remove the oldest captures of the machine and name, but for `N`"},
 			&cli.BoolFlag{Name: "freeze", Usage: "have the filesystems frozen meanwhile, or fail"},
 			&cli.StringFlag{Name: "image", Usage: "make the image `NAME` of it; the capture itself stays only with --keep"},
+			&cli.StringFlag{Name: "clean", Usage: "`POLICY` for traces of the machine in that image: auto, require, best-effort or off"},
 			snapshotFlag(),
 			&cli.BoolFlag{Name: "yes-restart", Usage: "allow it where capturing restarts the machine"},
 		}),
@@ -91,6 +93,7 @@ func makeCapture(c *cli.Context, p *pipeline.Pipeline, s control.Service, place 
 		return s.Copy(c.Context, control.Request{
 			Source:      control.Source{Site: place.Provider, Kind: n.Entry.Kind, ID: n.Entry.ID, Format: ownFormat(n), Machine: true},
 			Destination: control.Destination{Site: place.Provider, Name: image},
+			Clean:       c.String("clean"),
 			Rate:        rate,
 			OverBudget:  c.Bool("over-budget"),
 		}, m.update)
@@ -103,6 +106,7 @@ func makeCapture(c *cli.Context, p *pipeline.Pipeline, s control.Service, place 
 		Freeze:     c.Bool("freeze"),
 		MayRestart: c.Bool("yes-restart"),
 		Image:      image,
+		Clean:      c.String("clean"),
 		Rate:       rate,
 		OverBudget: c.Bool("over-budget"),
 	}, m.update)
@@ -134,6 +138,8 @@ func capturePlace(c *cli.Context) (fs.Place, error) {
 		return fs.Place{}, usage("name a machine: PROVIDER:instances/NAME", "capture: %q is no instance", c.Args().First())
 	case c.IsSet("keep") && c.Int("keep") < 1:
 		return fs.Place{}, usage("the new one is always kept", "capture: --keep %d keeps none", c.Int("keep"))
+	case c.IsSet("clean") && (!c.IsSet("image") || !slices.Contains(cleans(), c.String("clean"))):
+		return fs.Place{}, usage("with --image NAME it is one of "+strings.Join(cleans(), ", "), "capture: --clean %s", c.String("clean"))
 	case c.IsSet("name") && c.String("name") == "" || c.IsSet("image") && c.String("image") == "":
 		return fs.Place{}, usage("", "capture: the name is empty")
 	case c.IsSet("snapshot") && (!c.IsSet("image") || c.IsSet("keep") || c.IsSet("name") || c.Bool("freeze")):

@@ -41,7 +41,7 @@ func cpCommand() *cli.Command {
 			if err := wantArgs(c, 2, 2); err != nil {
 				return err
 			}
-			return copyAction(c)
+			return copyAction(c, c.String("clean"))
 		},
 	}
 }
@@ -49,6 +49,7 @@ func cpCommand() *cli.Command {
 // A copying is one run of cp.
 type copying struct {
 	c        *cli.Context
+	clean    string // the policy; empty is that of the destination
 	p        *pipeline.Pipeline
 	service  control.Service // of between two places
 	src, dst end
@@ -56,8 +57,8 @@ type copying struct {
 	meter    *meter
 }
 
-func copyAction(c *cli.Context) error {
-	job := &copying{c: c}
+func copyAction(c *cli.Context, clean string) error {
+	job := &copying{c: c, clean: clean}
 	var err error
 	if job.src, err = parseFile(c.Args().Get(0)); err != nil {
 		return err
@@ -109,7 +110,7 @@ func printPaused(c *cli.Context, rec *jobs.Record) {
 
 // refuse tells what makes no sense before anything is opened.
 func (j *copying) refuse() error {
-	store, clean, until := j.c.String("store"), j.c.String("clean"), j.c.String("until")
+	store, until := j.c.String("store"), j.c.String("until")
 	switch {
 	case j.src.Path != "" && j.dst.Path != "":
 		return usage("chromogenic convert SRC DST changes the format of a plain file", "cp: neither is a place of a provider")
@@ -121,12 +122,14 @@ func (j *copying) refuse() error {
 		return usage("name the image: "+placeName(j.dst.Provider, j.dst.Kind, "NAME")+", or its disk: NAME.disks/N", "cp: the destination of a data disk has no name")
 	case store != "" && !slices.Contains(stores(), store):
 		return usage("it is one of "+strings.Join(stores(), ", "), "cp: unknown store %q", store)
-	case clean != "" && !slices.Contains(cleans(), clean):
-		return usage("it is one of "+strings.Join(cleans(), ", "), "cp: unknown clean %q", clean)
+	case j.clean != "" && !slices.Contains(cleans(), j.clean):
+		return usage("it is one of "+strings.Join(cleans(), ", "), "cp: unknown clean %q", j.clean)
+	case j.dst.Path != "" && j.clean == "best-effort":
+		return usage("for a plain file it is require or off; auto is off", "cp: --clean best-effort is for copies into a provider")
 	case until != "" && !slices.Contains(pipeline.Stages(), until):
 		return usage("it is one of "+strings.Join(pipeline.Stages(), ", "), "cp: unknown stage %q", until)
-	case j.dst.Path != "" && (store != "" || clean != "" || until != ""):
-		return usage("they are for copies into a provider", "cp: --store, --clean and --until mean nothing for a plain file")
+	case j.dst.Path != "" && (store != "" || until != ""):
+		return usage("they are for copies into a provider", "cp: --store and --until mean nothing for a plain file")
 	case j.dst.Path == "" && j.c.Bool("force"):
 		return usage("--force is for plain files; --allow-replace for images", "cp: --force means nothing for an image of a provider")
 	case j.dst.Path == "" && j.dst.Kind != "images":

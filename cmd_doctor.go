@@ -127,6 +127,7 @@ func examine(c *cli.Context) []finding {
 	findings = append(findings, checkConfiguration(m)...)
 	findings = append(findings, checkState(m.state, m.SpoolLimit)...)
 	findings = append(findings, checkProviders(c.Context, m)...)
+	findings = append(findings, checkCleaning(m.Cleaning))
 	return append(findings, checkMountpoint(c.Context, m))
 }
 

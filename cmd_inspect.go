@@ -1,13 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
+	"chromogenic/cleaner"
+	"chromogenic/cleaner/guest"
 	"chromogenic/disk"
 	"chromogenic/fs"
 	"chromogenic/pipeline"
@@ -41,7 +46,9 @@ type report struct {
 	Disks    []diskReport `json:"disks"`
 	Meta     disk.Meta    `json:"meta"`
 
-	Companions []companionReport `json:"companions,omitempty"` // kernel and ramdisk
+	Companions []companionReport   `json:"companions,omitempty"` // kernel and ramdisk
+	Guest      *cleaner.Inspection `json:"guest,omitempty"`      // of the boot disk
+	NoGuest    string              `json:"no_guest,omitempty"`   // why nothing is known of one
 }
 
 // A companionReport is a file that the machine boots with.
@@ -110,14 +117,45 @@ func inspectFile(c *cli.Context, path string) (*report, error) {
 		}
 		r.Disks = append(r.Disks, one)
 	}
-	return r, nil
+	conf, err := cleaningConfig(c, end{Path: path})
+	if err != nil {
+		return nil, err
+	}
+	return r, r.lookInside(c, conf.Cleaning, src.Disks[0])
+}
+
+// lookInside looks at the guest of a boot disk. That there is none, or that it cannot be
+// looked at, is no failure.
+func (r *report) lookInside(c *cli.Context, how pipeline.Cleaning, img disk.Image) error {
+	o := disk.NewOverlay(img, disk.OverlayOptions{})
+	defer o.Close()
+	facts, err := guest.Look(o)
+	if err == nil && !slices.ContainsFunc(facts.Filesystems, func(f guest.Filesystem) bool { return f.Type != "" }) {
+		return nil // nothing of a guest
+	}
+	if err == nil {
+		var in cleaner.Inspection
+		if in, err = how.Inspect(c.Context, img); err == nil {
+			r.Guest = &in
+		}
+	}
+	if context.Cause(c.Context) != nil {
+		return context.Cause(c.Context)
+	}
+	if err != nil {
+		r.NoGuest = err.Error()
+		if hint := disk.AsError(err).Hint; hint != "" {
+			r.NoGuest += " (" + hint + ")"
+		}
+	}
+	return nil
 }
 
 func inspectPlace(c *cli.Context, place fs.Place) (*report, error) {
 	if place.Stem == "" {
 		return nil, usage("name one image", "inspect: %s:%s is a whole folder", place.Provider, place.Kind)
 	}
-	p, _, err := openSession(c)
+	p, conf, err := openSession(c)
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +186,9 @@ func inspectPlace(c *cli.Context, place fs.Place) (*report, error) {
 			return nil, err
 		}
 		one, err := inspectDisk(c.Context, disk.Disk{Image: v, Device: d.Device, Bus: d.Bus}, c.Bool("digest"))
+		if err == nil && i == 0 {
+			err = r.lookInside(c, conf.Cleaning, v)
+		}
 		v.Close()
 		if err != nil {
 			return nil, fmt.Errorf("inspect disk %d of %s: %w", i, r.Name, err)
@@ -226,5 +267,27 @@ func (r *report) print(w io.Writer) error {
 			fmt.Fprintf(t, "sha256\t%s\n", d.SHA256)
 		}
 	}
+	r.printGuest(t)
 	return t.Flush()
+}
+
+// printGuest prints what was seen inside.
+func (r *report) printGuest(t io.Writer) {
+	if r.NoGuest != "" {
+		fmt.Fprintf(t, "guest\t%s\n", harmless(r.NoGuest))
+	}
+	g := r.Guest
+	if g == nil {
+		return
+	}
+	fmt.Fprintf(t, "guest\t%s\n", harmless(cmp.Or(g.OS.Name, g.OS.ID, "unknown")))
+	for _, f := range g.Disk.Filesystems {
+		fmt.Fprintf(t, "  %d\t%s %s %s %s\n", f.Number, cmp.Or(f.Type, "unknown"), harmless(f.Mountpoint), harmless(f.Label), f.Reason)
+	}
+	fmt.Fprintf(t, "kernels\t%s\n", harmless(strings.Join(g.Kernels, ", ")))
+	for _, u := range g.Users {
+		fmt.Fprintf(t, "user\t%s, %d, %s\n", harmless(u.Name), u.UID, harmless(u.Home))
+	}
+	fmt.Fprintf(t, "logins are made by\t%s\n", cmp.Or(g.Provisioner, "nothing that is known"))
+	fmt.Fprintf(t, "findings\t%d files, %d bytes that cleaning takes out; chromogenic clean --plan lists them\n", g.Files, g.Bytes)
 }

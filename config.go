@@ -33,6 +33,7 @@ type config struct {
 	LogFile    string
 	UID, GID   *uint32      // of all files; nil is those of the process that mounts
 	Umask      *permissions // that no file has; nil is the default
+	Cleaning   pipeline.Cleaning
 
 	ReadOnly, AllowOther, AllowDelete, AllowReplace, AllowMeta, Debug bool
 
@@ -129,7 +130,7 @@ func (c *config) decode(r io.Reader) error {
 	if root.Tag == "!!null" {
 		return nil
 	}
-	fields := map[string]field{"mountpoint": pathField(c, &c.Mountpoint), "providers": c.providers}
+	fields := map[string]field{"mountpoint": pathField(c, &c.Mountpoint), "providers": c.providers, "cleaning": c.cleaning}
 	for _, o := range c.options() {
 		fields[o.key()] = o.field(c)
 	}

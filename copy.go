@@ -45,7 +45,7 @@ func (j *copying) between() (*jobs.Record, error) {
 		},
 		Destination: control.Destination{Site: j.dst.Provider, Name: cmp.Or(fs.Decode(j.dst.Stem), name), Disk: j.dst.Disk, Device: j.dst.Device},
 		Store:       j.c.String("store"),
-		Clean:       j.c.String("clean"),
+		Clean:       j.clean,
 		Replace:     j.c.Bool("allow-replace"),
 		Rate:        j.rate,
 		OverBudget:  j.c.Bool("over-budget"),
@@ -68,7 +68,7 @@ func (j *copying) fromFile() (*jobs.Record, error) {
 		Site:    j.dst.Provider,
 		Origin:  j.src.Path,
 		Store:   j.c.String("store"),
-		Clean:   j.c.String("clean"),
+		Clean:   j.clean,
 		Until:   j.c.String("until"),
 		Replace: j.c.Bool("allow-replace"),
 		Rate:    j.rate,
@@ -139,7 +139,7 @@ func (j *copying) toFile() (*jobs.Record, error) {
 		}
 		j.src.Format = named.Name
 	}
-	v, err := view(j.c.Context, j.p, j.src.Place, n, j.c.Bool("over-budget"))
+	v, err := j.view(n)
 	if err != nil {
 		return nil, err
 	}
@@ -173,6 +173,7 @@ func (j *copying) toFile() (*jobs.Record, error) {
 		VirtualSize: n.Entry.VirtualSize,
 		Stages:      []jobs.Stage{{Name: "writing", Outcome: jobs.OutcomePlanned}, {Name: "verifying", Outcome: jobs.OutcomePlanned}},
 		Notes:       note,
+		Cleaned:     v.Ref.Cleaned != "",
 	}
 	if j.meter == nil {
 		return rec, nil
@@ -192,6 +193,24 @@ func (j *copying) toFile() (*jobs.Record, error) {
 		rec.Stages[i].Outcome = jobs.OutcomeDone
 	}
 	return rec, nil
+}
+
+// view opens what is copied to a plain file, cleaned if that is asked for.
+func (j *copying) view(n fs.Named) (*pipeline.View, error) {
+	v, err := view(j.c.Context, j.p, j.src.Place, n, j.c.Bool("over-budget"))
+	if err != nil || j.clean != "require" {
+		return v, err
+	}
+	defer v.Close()
+	f, _ := formats.ByName(v.Ref.Format)
+	switch {
+	case f.Alone || j.src.Role != "":
+		return nil, usage("copy it without --clean", "cp: what is no disk of a guest cannot be cleaned")
+	case v.Ref.Disk > 0:
+		err := disk.Errorf(disk.Unsupported, "clean disk %d of %q: only a boot disk can be cleaned", v.Ref.Disk, n.Entry.Name)
+		return nil, disk.Hint(err, "copy it without --clean")
+	}
+	return j.p.View(j.c.Context, j.p.Cleaned(v.Ref))
 }
 
 // nameOf is what the file of a view is called, without its extension, and a note

@@ -16,6 +16,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
+	"chromogenic/cleaner/guest"
 	"chromogenic/fs"
 	"chromogenic/pipeline"
 	"chromogenic/providers"
@@ -28,6 +29,26 @@ func checkSystem() []finding {
 		return findings // root mounts without the helper, and lets in whom it wants
 	}
 	return append(findings, checkHelper())
+}
+
+// checkCleaning looks whether the filesystems of guests can be reached.
+func checkCleaning(how pipeline.Cleaning) finding {
+	ways, err := guest.Available(how.Guest)
+	if err != nil {
+		return failsBy("cleaning", err)
+	}
+	var works, missing, remedies []string
+	for _, w := range ways {
+		if w.Missing == "" {
+			works = append(works, fmt.Sprintf("%s (%s)", w.Name, strings.Join(w.Filesystems, ", ")))
+		} else if w.Name != "loop" { // which nobody has to have
+			missing, remedies = append(missing, w.Name+": "+w.Missing), append(remedies, w.Remedy)
+		}
+	}
+	if len(works) == 0 {
+		return warns("cleaning", strings.Join(remedies, ", or "), "no guest can be cleaned: %s", strings.Join(missing, "; "))
+	}
+	return passes("cleaning", "guests are reached by %s", strings.Join(works, " or "))
 }
 
 // checkFUSE opens the device; that alone changes nothing.

@@ -13,6 +13,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"chromogenic/cleaner"
+	"chromogenic/cleaner/guest"
 	"chromogenic/disk"
 	"chromogenic/formats"
 	"chromogenic/providers"
@@ -38,6 +40,9 @@ var errInterrupted = disk.Errorf(disk.Interrupted, "interrupted")
 // The kernel hands a signal for the process to its first thread, and to no other if
 // that one waits for a disk which does not answer. So it only waits for the end.
 func main() {
+	if guest.Child(cleaner.Serve) {
+		return
+	}
 	runtime.LockOSThread()
 	status := make(chan int)
 	go func() { status <- run() }()
@@ -79,6 +84,8 @@ func newApp() *cli.App {
 			umountCommand(),
 			lsCommand(),
 			cpCommand(),
+			exportCommand(),
+			cleanCommand(),
 			captureCommand(),
 			convertCommand(),
 			inspectCommand(),

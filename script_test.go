@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"chromogenic/cleaner"
+	"chromogenic/cleaner/guest"
 	"golang.org/x/sys/unix"
 
 	"chromogenic/fs"
@@ -19,6 +22,9 @@ import (
 
 // The scripts run this test binary as chromogenic.
 func TestMain(m *testing.M) {
+	if guest.Child(cleaner.Serve) {
+		return
+	}
 	testscript.Main(m, map[string]func(){"chromogenic": main})
 }
 

@@ -136,7 +136,7 @@ func (c *config) provide(mountpoint string, old *config) error {
 	}
 	c.made = nil
 	for _, p := range c.Providers {
-		site := pipeline.Site{Clean: p.Clean, Snapshot: p.Snapshot, Limits: pipeline.Limits{Rate: p.BWLimit, Budget: p.ReadBudget}}
+		site := pipeline.Site{Cloud: p.Type != typeLocal, Clean: p.Clean, Snapshot: p.Snapshot, Limits: pipeline.Limits{Rate: p.BWLimit, Budget: p.ReadBudget}}
 		same := func(q providerConfig) bool { return reflect.DeepEqual(p.unlimited(), q.unlimited()) }
 		var err error
 		if i := slices.IndexFunc(old.Providers, same); i >= 0 && i < len(old.made) {
@@ -162,6 +162,7 @@ func (c *config) open(stateDir, mountpoint string, log *slog.Logger, charge pipe
 		SpoolLimit: c.SpoolLimit,
 		CacheSize:  c.CacheSize,
 		Limits:     c.limits(),
+		Cleaning:   c.Cleaning,
 		Charge:     charge,
 		Serving:    mountpoint != "",
 		Log:        log,

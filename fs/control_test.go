@@ -79,7 +79,7 @@ func TestJobFiles(t *testing.T) {
 	}{
 		{done, "done", "\tsend\tdone\t", "register\tdone\n", ""},
 		{paused, "interrupted", "\tlayout\tdone\t", "layout\tdone, then it waits\nsend\tleft\n", ""},
-		{failed, "failed", "\tcompare\tfailed\t", "compare\tfailed\nclean\tleft\n", "CHR-0006: copy b:images/three: "},
+		{failed, "failed", "\tcompare\tfailed\t", "compare\tfailed\nvalidate\tleft\n", "CHR-0006: copy b:images/three: "},
 	} {
 		id := c.rec.ID[len(c.rec.ID)-6:] // cut short
 		var rec jobs.Record

@@ -13,12 +13,15 @@
 //	    N-DEVICE.FMT                  one of them; 1 is the second disk of the machine
 //	PROVIDER/images/by-id/ID.FMT      a symlink to the named file; resolves, is not listed
 //	PROVIDER/images.verbatim/         the same images; what is copied in is never cleaned
+//	PROVIDER/images.cleaned/          the same images, cleaned; what is copied in is cleaned too
 //	PROVIDER/instances/NAME.FMT       the boot disk of a live machine
 //	PROVIDER/instances/NAME@TIME.FMT  a capture of it, in UTC: 20261121T030000Z
 //	.chromogenic/                     status, version, errors, metrics, refresh, jobs/; resolves, is not listed
 //
-// Other views (images.cleaned/, images.compressed/, images.bootable/) answer
-// ENOTSUP until they exist. A format that is not listed resolves by name. What is an
+// Other views (images.compressed/, images.bootable/) answer
+// ENOTSUP until they exist. What cannot be cleaned answers ENOTSUP in images.cleaned/;
+// the first look at an image there cleans it, which takes seconds, and nothing is
+// removed by way of it. A format that is not listed resolves by name. What is an
 // ISO is told by its provider, or its extension, and never by its bytes: a hybrid one
 // that is called .raw is a disk. It is passed on byte for byte, wherever it is copied.
 //

@@ -11,6 +11,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"chromogenic/disk"
+	"chromogenic/formats"
 	"chromogenic/pipeline"
 	"chromogenic/providers"
 )
@@ -130,6 +131,10 @@ func (k *kindNode) find(ctx context.Context, stem string) (*Named, error) {
 func (k *kindNode) image(ctx context.Context, at *dirNode, name string, ref pipeline.Ref, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
 	ctx, cancel := patient(pipeline.Impatient(ctx, lookupStall))
 	defer cancel()
+	ref, err := k.cleaned(ref)
+	if err != nil {
+		return nil, at.fail("lookup", name, err)
+	}
 	st, err := k.t.p.Stat(ctx, ref)
 	if err == nil && ref.Entry.Reason != "" {
 		err = disk.Errorf(disk.Busy, "read image %q: %s", ref.Entry.Name, ref.Entry.Reason)
@@ -148,6 +153,20 @@ func (k *kindNode) image(ctx context.Context, at *dirNode, name string, ref pipe
 		there.stat.Store(&st) // of an image that is being written the size may be another by now
 	}
 	return n, 0
+}
+
+// cleaned makes a ref one of the cleaned image, where the view is of these. A disc and
+// what is beside an image are no guests.
+func (k *kindNode) cleaned(ref pipeline.Ref) (pipeline.Ref, error) {
+	f, _ := formats.ByName(ref.Format)
+	switch {
+	case !k.view.cleans || f.Alone || ref.Entry.Kind == providers.Companions:
+		return ref, nil
+	case ref.Disk > 0 || ref.Entry.Kind == providers.Disks:
+		err := disk.Errorf(disk.Unsupported, "clean disk %d of %q: only a boot disk can be cleaned", ref.Disk, ref.Entry.Name)
+		return ref, disk.Hint(err, "images/ shows it as it is")
+	}
+	return k.t.p.Cleaned(ref), nil
 }
 
 // inode is the number of the file of a ref, or of the part of .disks/ that has

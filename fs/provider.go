@@ -18,6 +18,7 @@ type view struct {
 	name   string
 	kind   providers.Kind
 	clean  string // overrides the provider's policy for what is copied in
+	cleans bool   // what is read is the cleaned image
 	listed bool
 	reason string // why it cannot be used yet
 }
@@ -30,7 +31,7 @@ func views() []view {
 		{name: "images", kind: providers.Images, listed: true},
 		{name: "instances", kind: providers.Instances, listed: true},
 		{name: "images.verbatim", kind: providers.Images, clean: "off"},
-		{name: "images.cleaned", kind: providers.Images, reason: "there is no cleaner yet"},
+		{name: "images.cleaned", kind: providers.Images, clean: "require", cleans: true},
 		{name: "images.compressed", kind: providers.Images, reason: "there are no compressed views yet"},
 		{name: "images.bootable", kind: providers.Images, reason: "there are no views of partition images as whole disks yet"},
 	}

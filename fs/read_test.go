@@ -35,6 +35,7 @@ func TestTree(t *testing.T) {
 		// The id is a file's name, whose extension is encoded.
 		"a/images/by-id":    {"web%2Eraw.json", "web%2Eraw.ova", "web%2Eraw.qcow2", "web%2Eraw.raw", "web%2Eraw.vmdk"},
 		"a/images.verbatim": {"web.json", "web.ova", "web.qcow2", "web.raw", "web.vmdk"},
+		"a/images.cleaned":  {"web.json", "web.ova", "web.qcow2", "web.raw", "web.vmdk"},
 		".chromogenic":      {"errors", "jobs", "metrics", "refresh", "status", "version"},
 		".chromogenic/jobs": nil,
 	} {
@@ -53,8 +54,8 @@ func TestTree(t *testing.T) {
 	if got := string(readFile(t, m.path(".chromogenic/errors"))); !strings.Contains(got, `"errno":"EBADMSG"`) {
 		t.Errorf("errors: %s", got)
 	}
-	_, err = os.Stat(m.path("a/images.cleaned"))
-	wantErrno(t, "stat of images.cleaned", err, syscall.ENOTSUP)
+	_, err = os.Stat(m.path("a/images.compressed"))
+	wantErrno(t, "stat of images.compressed", err, syscall.ENOTSUP)
 	_, err = os.Stat(m.path("nobody"))
 	wantErrno(t, "stat of an unknown provider", err, syscall.ENOENT)
 	var st syscall.Statfs_t

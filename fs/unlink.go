@@ -58,6 +58,9 @@ func (k *kindNode) unlink(ctx context.Context, name string) error {
 	case n.Entry.Live():
 		err := disk.Errorf(disk.Policy, "remove %q: a live machine is never removed here", name)
 		return disk.Hint(err, "remove it where it runs; its captures can be removed, by a mount with --allow-delete, or chromogenic rm")
+	case k.view.cleans:
+		err := disk.Errorf(disk.Policy, "remove %q: it is a view of an image, which would go too", name)
+		return disk.Hint(err, "remove the image itself, in images/")
 	case !k.t.o.AllowDelete:
 		return k.errNoDelete(name, n)
 	}

@@ -298,7 +298,7 @@ func (j *job) registerBeside(ctx context.Context) error {
 			j.note("the %s waits: it is a part of image %q as soon as that is there", e.Role, e.Name)
 			j.p.noteWaiting(j.spec.Site, e)
 		}
-		j.p.keepDigest(j.spec.Site, e, 0, b.sent)
+		j.p.keepDigest(Ref{Site: j.spec.Site, Entry: e}, b.sent)
 	}
 	j.live.Note(func(r *jobs.Record) { r.Entry = &last })
 	j.p.Forget(j.spec.Site)

@@ -46,8 +46,8 @@ type CopySpec struct {
 const (
 	stageCheck    = "check"    // what can be known to fail
 	stageOpen     = "open"     // the source; an instance is captured
-	stageCompare  = "compare"  // with what has the name already
 	stageClean    = "clean"    // the guest
+	stageCompare  = "compare"  // with what has the name already
 	stageValidate = "validate" // that it can boot
 	stageConvert  = "convert"  // its drivers
 	stageLayOut   = "layout"   // the container
@@ -58,7 +58,7 @@ const (
 
 // Stages are the names of the stages of a copy, in their order.
 func Stages() []string {
-	return []string{stageCheck, stageOpen, stageCompare, stageClean, stageValidate, stageConvert, stageLayOut, stageSend, stageVerify, stageRegister}
+	return []string{stageCheck, stageOpen, stageClean, stageCompare, stageValidate, stageConvert, stageLayOut, stageSend, stageVerify, stageRegister}
 }
 
 // StagesOf are the names of the stages of a job.
@@ -97,13 +97,13 @@ func (j *job) run(ctx context.Context) error {
 	if err := j.stage(stageOpen, func() error { return j.open(ctx) }); err != nil {
 		return err
 	}
+	if err := j.clean(ctx); err != nil {
+		return err
+	}
 	if err := j.stage(stageCompare, func() error { return j.compare(ctx) }); err != nil || j.rec.Unchanged {
 		return err
 	}
 	j.noteAlone()
-	if err := j.clean(); err != nil {
-		return err
-	}
 	if err := j.skip(stageValidate, "there is no validation yet"); err != nil {
 		return err
 	}
@@ -145,9 +145,14 @@ func (p *Pipeline) Plan(ctx context.Context, spec CopySpec) (rec *jobs.Record, e
 	rec = j.rec
 	defer func() { rec.Finish(err) }()
 	defer j.done()
+	var cleaning string
 	for _, do := range []func() error{
 		func() error { return j.check(ctx) },
 		j.look,
+		func() (err error) {
+			cleaning, err = j.planClean(ctx)
+			return err
+		},
 		j.ask,
 		func() error { return j.gather(ctx, nil) },
 		j.layOut,
@@ -158,7 +163,7 @@ func (p *Pipeline) Plan(ctx context.Context, spec CopySpec) (rec *jobs.Record, e
 	}
 	j.noteAlone()
 	rec.State = jobs.Planned
-	notes := map[string]string{stageLayOut: rec.Format, stageSend: fmt.Sprintf("%d bytes", rec.Bytes)}
+	notes := map[string]string{stageClean: cleaning, stageLayOut: rec.Format, stageSend: fmt.Sprintf("%d bytes", rec.Bytes)}
 	if n := len(rec.Disks); n > 1 {
 		notes[stageLayOut] += fmt.Sprintf(", %d disks", n)
 	}

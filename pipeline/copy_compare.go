@@ -246,7 +246,7 @@ func (j *job) against(ctx context.Context, e *providers.Entry, waiting map[int]p
 
 // same tells whether a disk of the source is the one of a ref, which has a size.
 func (j *job) same(ctx context.Context, p *piece, r Ref, size int64) (bool, error) {
-	if v := j.spec.From; v != nil && p.from == r.Disk && imageKey(v.Ref.Site, v.Ref.Entry) == imageKey(r.Site, r.Entry) {
+	if v := j.spec.From; v != nil && p.from == r.Disk && v.Ref.versionKey() == r.versionKey() {
 		return true, nil
 	}
 	if padded(j.src.facts.Disks[p.from].Size) != padded(size) {

@@ -339,7 +339,7 @@ func (j *job) guestDigest(ctx context.Context, p *piece) (string, error) {
 			err := disk.Errorf(disk.Malformed, "read source: digest %s, it was %s before", now, old)
 			return "", disk.Hint(err, "the storage of the source gives other bytes than before: check it")
 		}
-		j.p.keepDigest(r.Site, r.Entry, r.Disk, now)
+		j.p.keepDigest(r, now)
 	}
 	return cmp.Or(now, p.sent), nil
 }
@@ -382,7 +382,7 @@ func (j *job) register(ctx context.Context) error {
 		if last.Kind == providers.Disks {
 			n = 0
 		}
-		j.p.keepDigest(j.spec.Site, last, n, p.digest)
+		j.p.keepDigest(Ref{Site: j.spec.Site, Entry: last, Disk: n}, p.digest)
 	}
 	j.noteSet(last)
 	return nil
@@ -400,7 +400,7 @@ func (j *job) carryKept(old, now providers.Entry) {
 			continue
 		}
 		if sum := j.p.KnownDigest(Ref{Site: j.spec.Site, Entry: old, Disk: n}); sum != "" {
-			j.p.keepDigest(j.spec.Site, now, n, sum)
+			j.p.keepDigest(Ref{Site: j.spec.Site, Entry: now, Disk: n}, sum)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -150,15 +149,4 @@ func SeedOf(m *layout.Map) []byte {
 	}
 	sum := sha256.Sum256(enc)
 	return sum[:]
-}
-
-// clean says what becomes of the guest's secrets: nothing yet. Who requires
-// cleaning is refused, for an image never goes uncleaned in silence.
-func (j *job) clean() error {
-	policy := cmp.Or(j.spec.Clean, j.site.clean)
-	if policy == "require" {
-		err := disk.Errorf(disk.Unsupported, "clean image: this version cannot clean, and the policy requires it")
-		return disk.Hint(err, "copy into images.verbatim/, or with --clean off")
-	}
-	return j.skip(stageClean, "policy "+policy+": there is no cleaner yet")
 }

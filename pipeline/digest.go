@@ -10,26 +10,24 @@ import (
 	"chromogenic/providers"
 )
 
-// digestKey names the digest of one disk of an image.
-func digestKey(site string, e providers.Entry, n int) string {
-	return imageKey(site, e) + "\x00" + strconv.Itoa(n)
-}
+// digestKey names the digest of the disk that a Ref shows.
+func (r Ref) digestKey() string { return r.versionKey() + "\x00" + strconv.Itoa(r.Disk) }
 
 // keepDigest remembers a digest. It can be found out again, so that a state which
 // cannot be written is no reason for a copy to fail.
-func (p *Pipeline) keepDigest(site string, e providers.Entry, n int, sum string) {
-	p.remember(bucketDigests, digestKey(site, e, n), []byte(sum))
+func (p *Pipeline) keepDigest(r Ref, sum string) {
+	p.remember(bucketDigests, r.digestKey(), []byte(sum))
 }
 
 // KnownDigest is GuestDigest if it costs nothing, else empty.
 func (p *Pipeline) KnownDigest(r Ref) string {
-	return string(p.state.get(bucketDigests, digestKey(r.Site, r.Entry, r.Disk)))
+	return string(p.state.get(bucketDigests, r.digestKey()))
 }
 
 // GuestDigest is the digest of the virtual disk (disk.Sum), from the state where
 // it is known, by reading the whole disk otherwise.
 func (p *Pipeline) GuestDigest(ctx context.Context, r Ref) (string, error) {
-	f, err := p.facts(ctx, r.Site, r.Entry)
+	f, err := p.factsOf(ctx, r)
 	if err != nil {
 		return "", err
 	}
@@ -48,7 +46,7 @@ func (p *Pipeline) GuestDigest(ctx context.Context, r Ref) (string, error) {
 		return "", fmt.Errorf("digest %q of %s: %w", r.Entry.Name, r.Site, err)
 	}
 	if !f.fluid {
-		p.keepDigest(r.Site, r.Entry, r.Disk, sum)
+		p.keepDigest(r, sum)
 	}
 	return sum, nil
 }
@@ -88,7 +86,7 @@ func (p *Pipeline) SetMtime(ctx context.Context, r Ref, mtime time.Time) (provid
 func (p *Pipeline) carryDigests(site string, e, now providers.Entry) {
 	for n := 0; n < max(1, len(e.Disks)) || p.KnownDigest(Ref{Site: site, Entry: e, Disk: n}) != ""; n++ {
 		if sum := p.KnownDigest(Ref{Site: site, Entry: e, Disk: n}); sum != "" {
-			p.keepDigest(site, now, n, sum)
+			p.keepDigest(Ref{Site: site, Entry: now, Disk: n}, sum)
 		}
 	}
 }

@@ -13,6 +13,10 @@ import (
 // on its way keeps the digest of what it was made of.
 const sourceDigestProp = "chromogenic_source_digest"
 
+// cleanedProp is the property of an image that was cleaned on its way here: how, as the
+// beginning of cleaner.Options.Fingerprint.
+const cleanedProp = providers.SourcePrefix + "cleaned"
+
 // Existing opens the view of the disk that is there already, in the format in which
 // somebody begins to write it: of the image that has the name, or, by its number, of a
 // data disk of that, or one that waits for it. It is nil where there is none, or
@@ -41,7 +45,8 @@ func (p *Pipeline) Existing(ctx context.Context, site, name string, number int, 
 		return nil, false, err
 	}
 	v.brief = true
-	return v, found[0].Metadata.Props[sourceDigestProp] == "", nil
+	props := found[0].Metadata.Props
+	return v, props[sourceDigestProp] == "" && props[cleanedProp] == "", nil
 }
 
 // existingDisk finds the entry that has a data disk now, and its number in that: the

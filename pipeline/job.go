@@ -42,6 +42,7 @@ type job struct {
 	waiting  int              // data disks that wait for the boot disk that is sent
 	have     int              // disks that the image of the name has
 	seen     []string         // what the provider has waited for in this stage
+	closers  []func() error   // of what stands in the place of the source
 }
 
 func (p *Pipeline) newJob(spec CopySpec) *job {
@@ -217,6 +218,11 @@ func (j *job) progress(stage string, done, total int64) {
 func (j *job) done() {
 	for _, b := range j.beside {
 		b.close()
+	}
+	for _, end := range j.closers {
+		if err := end(); err != nil {
+			j.p.log.Warn("close cleaned disk", "error", err)
+		}
 	}
 	if j.held != nil {
 		j.p.drop(j.held)

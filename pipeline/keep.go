@@ -21,6 +21,7 @@ type CaptureOptions struct {
 	Rate       Rate           // of the copy into the image, besides the limits of the provider
 	Over       bool           // that copy reads on when the read budget is used up
 	Image      string         // the name of an image to be made of it; the capture stays only with Keep
+	Clean      string         // of that image, as in CopySpec
 	Progress   func(Progress) // as that of CopySpec
 }
 
@@ -45,13 +46,13 @@ func (p *Pipeline) Capture(ctx context.Context, name string, instance providers.
 	}
 	if o.Image != "" && o.Keep == 0 {
 		if s, err := p.site(name); err == nil {
-			if imager, ok := s.imager(); ok {
+			if imager, ok := s.imager(o.Clean); ok {
 				return p.imageInCloud(ctx, k, imager)
 			}
 		}
 		return p.captureImage(ctx, k)
 	}
-	k.job = p.newJob(CopySpec{Machine: true, Site: name, Name: o.Image, Rate: o.Rate, Progress: o.Progress})
+	k.job = p.newJob(CopySpec{Machine: true, Site: name, Name: o.Image, Clean: o.Clean, Rate: o.Rate, Progress: o.Progress})
 	k.rec.Source = fmt.Sprintf("%s:%s/%s", name, instance.Kind, instance.Name)
 	if o.Image == "" {
 		k.rec.Destination = fmt.Sprintf("%s:%s", name, instance.Kind)
@@ -72,7 +73,7 @@ func (p *Pipeline) captureImage(ctx context.Context, k *keeping) (*jobs.Record, 
 	}
 	defer v.Close()
 	v.snap = k.snap
-	return p.Copy(ctx, CopySpec{From: v, Machine: true, Site: k.name, Name: k.options.Image, Rate: k.options.Rate, Progress: k.options.Progress})
+	return p.Copy(ctx, CopySpec{From: v, Machine: true, Site: k.name, Name: k.options.Image, Clean: k.options.Clean, Rate: k.options.Rate, Progress: k.options.Progress})
 }
 
 // keeping is a job that captures an instance.

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,9 +12,11 @@ import (
 )
 
 // imager is the provider of a site, if it makes images of instances by itself. Where
-// they must be cleaned their bytes have to pass through here.
-func (s *site) imager() (providers.Imager, bool) {
-	if s.clean == "require" || s.clean == "best-effort" {
+// they are cleaned, by the policy of the command or of the site, their bytes have to pass
+// through here.
+func (s *site) imager(clean string) (providers.Imager, bool) {
+	policy := cmp.Or(clean, s.clean)
+	if policy != cleanOff && (policy != cleanAuto || s.made.Cloud) {
 		return nil, false
 	}
 	imager, ok := s.provider.(providers.Imager)

@@ -128,6 +128,15 @@ func (s *site) metaSetter(name string) (providers.MetaSetter, error) {
 // else what is known of the source. What the container that is sent says itself
 // is not repeated.
 func (j *job) metadata(p *piece) providers.Metadata {
+	m := j.described(p)
+	if j.rec.Cleaned {
+		m.Props = withProp(maps.Clone(m.Props), cleanedProp, j.p.room.Options.Fingerprint()[:16])
+	}
+	return m
+}
+
+// described is what the source, or somebody who has written it, says of the image.
+func (j *job) described(p *piece) providers.Metadata {
 	if m, ok := j.p.HeldMeta(j.spec.Site, j.spec.Name); ok {
 		silent := providers.Metadata{Meta: j.src.facts.Meta}.Empty()
 		if silent && m.Empty() && m.MetaTime.Equal(j.spec.Mtime) {

@@ -25,6 +25,7 @@ type Options struct {
 	SpoolLimit int64  // bytes of all spools together; 0 is what the file system has
 	CacheSize  int64  // bytes of the block cache of remote sources; 0 is DefaultCacheSize
 	Limits     Limits // of the traffic with all providers together
+	Cleaning   Cleaning
 	Log        *slog.Logger
 
 	// Serving is for a mount: until a cloud answers, it shows what an earlier process
@@ -42,6 +43,7 @@ const DefaultCacheSize = 64 << 20
 // A Site is a provider with the policies that the configuration gives it.
 type Site struct {
 	Provider providers.Provider
+	Cloud    bool   // what goes from it into another cloud is cleaned, if nothing else is said; what is in a folder belongs to its user
 	Clean    string // "auto", "require", "best-effort", "off"; empty is auto
 	Snapshot string // "on-copy", "auto", "never", "require-stopped", "require-frozen"; empty is auto for a Prober, on-copy for others
 	Limits   Limits // of the traffic with it
@@ -63,6 +65,7 @@ type Pipeline struct {
 	common  common                    // limits of all sites together
 	purse   func(site string) spender // makes the budget of a site
 	metrics *metrics
+	room    *cleaningRoom
 	work    sync.WaitGroup // of Start
 
 	ctx  context.Context // of what no caller waits for: ends with Close
@@ -87,7 +90,7 @@ func New(o Options) (*Pipeline, error) {
 		log:   cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
 		cache: disk.NewCache(disk.CacheOptions{Budget: cmp.Or(o.CacheSize, DefaultCacheSize), BlockSize: contentBlock, ReadAhead: 2 << 20, Parallel: 8}),
 		brief: disk.NewCache(disk.CacheOptions{Budget: briefBudget, BlockSize: briefBlock, ReadAhead: -1}),
-		limit: o.SpoolLimit, serving: o.Serving,
+		limit: o.SpoolLimit, serving: o.Serving, room: newCleaningRoom(o.Cleaning),
 		cores: map[string]*core{}, spools: map[*os.File]int64{}, looks: map[lookKey]*look{}, wholes: map[string]*whole{},
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
@@ -108,6 +111,9 @@ func New(o Options) (*Pipeline, error) {
 		err = p.Configure(o.Sites, o.Limits)
 	}
 	if err != nil {
+		return nil, errors.Join(err, p.state.close())
+	}
+	if err := p.sweepPatches(); err != nil {
 		return nil, errors.Join(err, p.state.close())
 	}
 	p.restoreHeld()

@@ -44,6 +44,9 @@ func (p *Pipeline) prune(site string, kind providers.Kind, entries []providers.E
 		for key := range keysOf(tx, bucketDigests, prefix) {
 			known[string(key[:bytes.LastIndexByte(key, 0)])] = true
 		}
+		for key := range keysOf(tx, bucketCleaned, prefix) {
+			known[string(key)] = true
+		}
 		return pruneGone(tx, prefix, known, listed, now)
 	})
 	if err != nil {
@@ -76,19 +79,19 @@ func pruneGone(tx *bbolt.Tx, prefix string, known, listed map[string]bool, now t
 	for key, val := range keysOf(tx, bucketGone, prefix) {
 		k := string(key)
 		noted[k] = true
-		if known[k] && !listed[k] && len(val) == 8 {
+		if known[k] && !listed[listedKey(k)] && len(val) == 8 {
 			gone = append(gone, goneVersion{k, time.Unix(int64(binary.BigEndian.Uint64(val)), 0)})
 		}
 	}
 	for k := range noted {
-		if !known[k] || listed[k] {
+		if !known[k] || listed[listedKey(k)] {
 			if err := bucket.Delete([]byte(k)); err != nil {
 				return err
 			}
 		}
 	}
 	for k := range known {
-		if !listed[k] && !noted[k] {
+		if !listed[listedKey(k)] && !noted[k] {
 			gone = append(gone, goneVersion{k, now})
 			if err := bucket.Put([]byte(k), binary.BigEndian.AppendUint64(nil, uint64(now.Unix()))); err != nil {
 				return err
@@ -111,7 +114,7 @@ func pruneGone(tx *bbolt.Tx, prefix string, known, listed map[string]bool, now t
 
 // forgetVersion forgets all that is known of a version.
 func forgetVersion(tx *bbolt.Tx, key string) error {
-	for _, name := range []string{bucketFacts, bucketGone} {
+	for _, name := range []string{bucketFacts, bucketCleaned, bucketGone} {
 		if err := tx.Bucket([]byte(name)).Delete([]byte(key)); err != nil {
 			return err
 		}

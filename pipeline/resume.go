@@ -54,6 +54,7 @@ type imageSource struct {
 	Format  string         `json:"format"`
 	Disk    int            `json:"disk"`
 	Over    bool           `json:"over,omitempty"`
+	Cleaned string         `json:"cleaned,omitempty"` // as Ref has it
 }
 
 // A fileSource is a plain file.
@@ -85,7 +86,7 @@ func (j *job) keepRequest() {
 	switch {
 	case s.From != nil && !s.From.Ref.Entry.Live():
 		ref := s.From.Ref
-		r.Image = &imageSource{ref.Site, ref.Entry.Kind, ref.Entry.ID, ref.Entry.Version, ref.Format, ref.Disk, ref.Over}
+		r.Image = &imageSource{ref.Site, ref.Entry.Kind, ref.Entry.ID, ref.Entry.Version, ref.Format, ref.Disk, ref.Over, ref.Cleaned}
 	case s.File != "":
 		info, err := os.Stat(s.File)
 		if err != nil {
@@ -219,7 +220,7 @@ func (p *Pipeline) review(ctx context.Context, s imageSource) (*View, error) {
 		if e.Version != s.Version {
 			return nil, disk.Errorf(disk.Stale, "open source: image %q of %s has changed since the job began", e.Name, s.Site)
 		}
-		return p.View(ctx, Ref{Site: s.Site, Entry: e, Format: s.Format, Disk: s.Disk, Over: s.Over})
+		return p.View(ctx, Ref{Site: s.Site, Entry: e, Format: s.Format, Disk: s.Disk, Over: s.Over, Cleaned: s.Cleaned})
 	}
 	return nil, disk.Errorf(disk.NotFound, "open source: image %q of %s is gone", s.ID, s.Site)
 }

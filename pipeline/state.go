@@ -30,6 +30,7 @@ const (
 	bucketBudgets  = "budgets"  // site -> what is read of its budget
 	bucketListings = "listings" // site and kind -> the last listing of a cloud
 	bucketWaiting  = "waiting"  // site, name and number -> since when a data disk waits for its image
+	bucketCleaned  = "cleaned"  // Ref.versionKey -> patchRecord
 )
 
 // spoolPrefix begins the names of spools.
@@ -48,6 +49,7 @@ const lockWait = 300 * time.Millisecond
 type state struct {
 	db    *store.DB // nil without a directory
 	spool string    // folder of the spools
+	patch string    // folder of what cleaning has changed of images
 	temp  bool      // the spool folder is ours to remove
 }
 
@@ -57,9 +59,9 @@ func openState(dir string) (*state, error) {
 		if err != nil {
 			return nil, fmt.Errorf("make spool folder: %w", err)
 		}
-		return &state{spool: spool, temp: true}, nil
+		return &state{spool: spool, patch: spool, temp: true}, nil
 	}
-	s := &state{spool: filepath.Join(dir, "spool")}
+	s := &state{spool: filepath.Join(dir, "spool"), patch: filepath.Join(dir, "cleaned")}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
@@ -83,7 +85,7 @@ func openState(dir string) (*state, error) {
 // prepare makes the buckets and the spool folder.
 func (s *state) prepare() error {
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range []string{bucketMeta, bucketFacts, bucketDigests, bucketPins, bucketHeld, bucketGone, bucketBudgets, bucketListings, bucketWaiting} {
+		for _, name := range []string{bucketMeta, bucketFacts, bucketDigests, bucketPins, bucketHeld, bucketGone, bucketBudgets, bucketListings, bucketWaiting, bucketCleaned} {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return err
 			}
@@ -102,14 +104,19 @@ func (s *state) prepare() error {
 	if err != nil {
 		return fmt.Errorf("prepare state: %w", err)
 	}
-	if err := os.MkdirAll(s.spool, 0o700); err != nil {
-		return fmt.Errorf("make spool folder: %w", err)
+	for _, folder := range []string{s.spool, s.patch} {
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			return fmt.Errorf("make folder of state: %w", err)
+		}
 	}
 	return nil
 }
 
 // spoolPath is the path of a file in the spool folder.
 func (s *state) spoolPath(name string) string { return filepath.Join(s.spool, filepath.Base(name)) }
+
+// patchPath is the path of a file in the folder of patches.
+func (s *state) patchPath(name string) string { return filepath.Join(s.patch, filepath.Base(name)) }
 
 // sweepSpool removes the spools that a crash has left, for this process owns the
 // directory, but for those that keep says. What else lies in the folder is not

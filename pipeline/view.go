@@ -20,6 +20,10 @@ type Ref struct {
 	Format string // a name of the table of formats
 	Disk   int    // 0 for the boot disk, with which an ova holds all others too
 	Over   bool   // read on when the read budget is used up
+
+	// Cleaned is how the image is cleaned that is shown, as Pipeline.Cleaned has it;
+	// empty for the image as it is.
+	Cleaned string
 }
 
 // Updated is the modification time of the Ref: that of the one disk, where it shows
@@ -34,7 +38,7 @@ func (r Ref) Updated() time.Time {
 }
 
 func (r Ref) key() string {
-	return fmt.Sprintf("%s\x00%s\x00%d\x00%t", imageKey(r.Site, r.Entry), r.Format, r.Disk, r.Over)
+	return fmt.Sprintf("%s\x00%s\x00%d\x00%t", r.versionKey(), r.Format, r.Disk, r.Over)
 }
 
 // Stat is what stat(2) needs to know of a view.
@@ -164,18 +168,24 @@ func (p *Pipeline) View(ctx context.Context, r Ref) (*View, error) {
 
 // compose makes the core of a Ref: no byte of content is read for it.
 func (p *Pipeline) compose(ctx context.Context, r Ref) (*core, error) {
-	f, err := p.factsOver(ctx, r.Site, r.Entry, r.Over)
+	f, err := p.factsOf(ctx, r)
 	if err != nil {
 		p.metrics.failed(r.Site, err)
 		return nil, err
 	}
-	c := &core{p: p, Ref: r, facts: f, meta: f.metadata(r.Entry), seed: seed(r.Entry)}
+	c := &core{p: p, Ref: r, facts: f, meta: f.metadata(r.Entry), seed: r.seed()}
 	// The source may be opened long after the caller of View has gone.
 	c.lease = &lease{ctx: p.ctx, once: r.Entry.Live(), open: func(ctx context.Context) (*source, error) {
 		if r.Entry.Live() {
-			return p.capture(ctx, r.Site, r.Entry, c.snap, r.Over)
+			return p.captureCleaned(ctx, r, c.snap)
 		}
-		src, err := p.openSource(ctx, r.Site, r.Entry, sourceOptions{checked: !f.fluid, over: r.Over})
+		var src *source
+		var err error
+		if r.Cleaned != "" {
+			src, err = p.openCleaned(ctx, r)
+		} else {
+			src, err = p.openSource(ctx, r.Site, r.Entry, sourceOptions{checked: !f.fluid, over: r.Over})
+		}
 		if err == nil && f.fluid {
 			err = f.check(src, r.Entry)
 		}
@@ -271,8 +281,12 @@ func (c *core) machine(wrap func(i int, img disk.Image) disk.Image) *disk.Machin
 }
 
 // seed is what the identifiers inside the containers of an image derive from.
-func seed(e providers.Entry) []byte {
-	sum := sha256.Sum256([]byte(e.ID + "\x00" + e.Version))
+func (r Ref) seed() []byte {
+	id := r.Entry.ID + "\x00" + r.Entry.Version
+	if r.Cleaned != "" {
+		id += cleanedMark + r.Cleaned
+	}
+	sum := sha256.Sum256([]byte(id))
 	return sum[:]
 }
 

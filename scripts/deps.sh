@@ -19,6 +19,10 @@ mkfs.ext4 e2fsprogs
 mkfs.xfs xfsprogs
 mkfs.btrfs btrfs-progs
 mkfs.vfat dosfstools
+linux.uml user-mode-linux
+fuse2fs fuse2fs
+newuidmap uidmap
+mmdebstrap mmdebstrap
 sfdisk fdisk
 sgdisk gdisk
 parted parted
@@ -35,6 +39,9 @@ python3 python3
 scp openssh-client
 tar tar
 xz xz-utils
+gzip gzip
+pigz pigz
+openssl openssl
 fuser psmisc
 man man-db
 END

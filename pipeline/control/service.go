@@ -92,6 +92,7 @@ type CaptureRequest struct {
 	Freeze     bool          `json:"freeze,omitempty"`
 	MayRestart bool          `json:"may_restart,omitempty"`
 	Image      string        `json:"image,omitempty"`
+	Clean      string        `json:"clean,omitempty"`
 	Rate       pipeline.Rate `json:"rate,omitzero"`
 	OverBudget bool          `json:"over_budget,omitempty"`
 }
@@ -186,7 +187,7 @@ func (o *owner) Capture(ctx context.Context, r CaptureRequest, progress func(pip
 		return nil, err
 	}
 	rec, err := o.Pipeline.Capture(ctx, r.Site, e, pipeline.CaptureOptions{
-		Name: r.Name, Keep: r.Keep, Freeze: r.Freeze, MayRestart: r.MayRestart, Image: r.Image,
+		Name: r.Name, Keep: r.Keep, Freeze: r.Freeze, MayRestart: r.MayRestart, Image: r.Image, Clean: r.Clean,
 		Rate: r.Rate, Over: r.OverBudget, Progress: progress,
 	})
 	return rec, goOn(rec, err)

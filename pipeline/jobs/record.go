@@ -71,6 +71,7 @@ type Record struct {
 	GuestDigest string           `json:"guest_digest,omitempty"`
 	CloudDigest string           `json:"cloud_digest,omitempty"` // of an image that the cloud has made by itself: what it says of the bytes, "sha512:…"; nobody here has seen them
 	Cleaned     bool             `json:"cleaned"`
+	Cleaning    json.RawMessage  `json:"cleaning,omitempty"`    // the report of the cleaner: its operations, with what they have done
 	Consistency string           `json:"consistency,omitempty"` // of the capture that was copied
 	Entry       *providers.Entry `json:"entry,omitempty"`       // the image that is there now
 	Error       *Error           `json:"error,omitempty"`
