@@ -29,8 +29,8 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 			continue
 		}
 		out = append(out, c)
-		if !errors.Is(err, errDifferent) && !errors.Is(err, ErrStalled) && !fresh && s.telling(c) {
-			broken = err
+		if why := c.whyZero(err, p, off); why != nil && !fresh && s.telling(c) {
+			broken = why
 		}
 	}
 	if len(keep) == 0 && !fresh {
@@ -51,6 +51,20 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 	}
 	s.equal(off, int64(len(p)))
 	return true
+}
+
+// whyZero is why what was written, and is not what c has there, may be no writer's
+// intention: c could not be read, or could not be when the writer's bytes were read,
+// which are zeros since. A program that reads for another puts them in the place of what
+// it has no bytes of (rsync does), and tells nobody until the end.
+func (c *core) whyZero(err error, p []byte, off int64) error {
+	switch {
+	case errors.Is(err, ErrStalled):
+		return nil
+	case !errors.Is(err, errDifferent):
+		return err
+	}
+	return c.lost.under(p, off)
 }
 
 // errDifferent says that what was written is not what a candidate has there.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -73,6 +74,7 @@ type core struct {
 	seed  []byte
 	pace  func(disk.Image) disk.Image // of what is read for one job; nil adds nothing
 	key   string                      // in Pipeline.cores
+	lost  lost                        // what programs could not read of it
 
 	refs    int // under Pipeline.mu
 	guesses int // how many of refs are none that keep an image; see guess
@@ -106,6 +108,9 @@ func (v *View) ReadAt(p []byte, off int64) (int, error) {
 	n, err := v.image.ReadAt(p, off)
 	if v.closed.Load() {
 		return 0, disk.ErrClosed
+	}
+	if err != nil && err != io.EOF {
+		v.lost.note(off, int64(len(p)), err)
 	}
 	return n, err
 }

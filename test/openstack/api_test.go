@@ -100,9 +100,17 @@ func (a *api) call(t testing.TB, method, path string, body, into any) {
 	req.Header.Set("X-OpenStack-Nova-API-Version", "2.47")
 	resp, err := plain.Do(req)
 	// SQLite has one writer, and Glance does not wait for it for ever.
-	for end := time.Now().Add(time.Minute); err == nil && method == http.MethodDelete && resp.StatusCode == http.StatusInternalServerError && time.Now().Before(end); resp, err = plain.Do(req) {
+	seeker, seeks := r.(io.Seeker)
+	again := method == http.MethodDelete || method == http.MethodPut && seeks
+	for end := time.Now().Add(time.Minute); err == nil && again && resp.StatusCode == http.StatusInternalServerError && time.Now().Before(end); resp, err = plain.Do(req) {
 		resp.Body.Close()
 		time.Sleep(500 * time.Millisecond)
+		if seeks {
+			if _, err := seeker.Seek(0, io.SeekStart); err != nil {
+				t.Fatal(err)
+			}
+			req.Body = io.NopCloser(r)
+		}
 	}
 	if err != nil {
 		t.Fatal(err)
