@@ -263,3 +263,21 @@ func TestCleanedDamage(t *testing.T) {
 		t.Error("the secret is there")
 	}
 }
+
+// TestRecognisedOfCloud writes the bytes that an image of a cloud and one of a folder
+// share while both are open: it is taken for a copy of the cloud's, which is cleaned.
+func TestRecognisedOfCloud(t *testing.T) {
+	b := newBench(t, func(o *Options) { o.Sites[1].Cloud = true })
+	b.put("a/web.raw", holes())
+	b.put("b/web.raw", holes())
+	for range 20 {
+		folder, cloud := b.view("a", "web", "raw"), b.view("b", "web", "raw")
+		first := b.recent()
+		if len(first) != 2 || first[0] != cloud.core || first[1] != folder.core {
+			t.Fatalf("the order is %v", first)
+		}
+		for _, c := range first {
+			b.drop(c)
+		}
+	}
+}

@@ -1,10 +1,12 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -425,7 +427,8 @@ func (p *Pipeline) guess(cores []*core, n int) {
 
 // recent gives the cores that a program which writes now may be copying: those
 // that are open or were a moment ago, and can be read without a capture. Each
-// counts one more user.
+// counts one more user. Of two that are alike it is taken to copy the first, and so
+// those of clouds come first: their copies are cleaned.
 func (p *Pipeline) recent() []*core {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -436,5 +439,16 @@ func (p *Pipeline) recent() []*core {
 			out = append(out, c)
 		}
 	}
+	slices.SortFunc(out, func(a, b *core) int {
+		return cmp.Or(p.ofCloud(b.Ref.Site)-p.ofCloud(a.Ref.Site), cmp.Compare(a.key, b.key))
+	})
 	return out
+}
+
+// ofCloud is 1 for a site that is a cloud.
+func (p *Pipeline) ofCloud(site string) int {
+	if s, err := p.site(site); err == nil && s.made.Cloud {
+		return 1
+	}
+	return 0
 }

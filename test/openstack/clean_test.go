@@ -122,3 +122,20 @@ func TestCleanRefused(t *testing.T) {
 	sh(t, "cp", filepath.Join(m, "a", "images", "noise.raw"), filepath.Join(m, "b", "images.verbatim", "noise.raw"))
 	in.run(t, "cp", "--clean", "best-effort", "a:images/noise", "b:images/noted")
 }
+
+// TestCleanCapture captures a machine: by a copy in the mount, by one into images.verbatim,
+// and into an image of its own project.
+func TestCleanCapture(t *testing.T) {
+	in, a, _, _ := cleaningSites(t, nil)
+	images := a.images(t)
+	a.server(t, "web", images[0].text("id"))
+	m := in.mount(t)
+	sh(t, "cp", filepath.Join(m, "a", "instances", "web.qcow2"), filepath.Join(m, "b", "images", "clean.qcow2"))
+	wantSecret(t, filepath.Join(m, "b", "images", "clean.raw"), false)
+	sh(t, "cp", filepath.Join(m, "a", "instances", "web.qcow2"), filepath.Join(m, "b", "images.verbatim", "verbatim.qcow2"))
+	wantSecret(t, filepath.Join(m, "b", "images", "verbatim.raw"), true)
+	in.run(t, "capture", "a:instances/web", "--image", "golden")
+	wantSecret(t, filepath.Join(m, "a", "images", "golden.raw"), false)
+	in.run(t, "capture", "a:instances/web", "--image", "as-it-is", "--clean", "off")
+	wantSecret(t, filepath.Join(m, "a", "images", "as-it-is.raw"), true)
+}

@@ -50,16 +50,22 @@ func guestDisk() []byte {
 	return disk
 }
 
-// boot starts a guest from an image, and waits until the marker is in a block of its
-// disk.
-func (a *api) boot(t testing.TB, name, image string, block int) string {
+// server starts a machine from an image.
+func (a *api) server(t testing.TB, name, image string) (id string) {
 	t.Helper()
 	var answer struct{ Server struct{ ID string } }
 	a.call(t, http.MethodPost, a.nova+"/servers", map[string]any{"server": map[string]any{
 		"name": name, "imageRef": image, "flavorRef": "42", "networks": "none",
 	}}, &answer)
-	id := answer.Server.ID
-	a.wait(t, id, "ACTIVE")
+	a.wait(t, answer.Server.ID, "ACTIVE")
+	return answer.Server.ID
+}
+
+// boot starts a guest from an image, and waits until the marker is in a block of its
+// disk.
+func (a *api) boot(t testing.TB, name, image string, block int) string {
+	t.Helper()
+	id := a.server(t, name, image)
 	disk := filepath.Join(cloud.dir, "instances", id, "disk")
 	for end := time.Now().Add(time.Minute); ; time.Sleep(500 * time.Millisecond) {
 		out, _ := tryCommand("qemu-io", "-U", "-r", "-f", "qcow2", "-c", fmt.Sprintf("read -v %d 512", block*512), disk)
