@@ -49,6 +49,13 @@ func (l *lost) under(p []byte, off int64) error {
 	return nil
 }
 
+// A doubt is that of a spool which begins with zeros where a view of a size could not be
+// read: whether it is a copy of that shows in the end.
+type doubt struct {
+	size int64
+	err  error
+}
+
 func zeros(p []byte) bool {
 	for _, b := range p {
 		if b != 0 {

@@ -13,15 +13,19 @@ import (
 // place, and has put zeros there: no image comes of it. Zeros that somebody else writes
 // there are his own.
 func TestLostReads(t *testing.T) {
-	const gap, n = 1 << 20, 64 << 10
+	const n = 64 << 10
 	content, err := disktest.Read(disktest.Pattern(3<<20, func(int64) bool { return true }))
 	if err != nil {
 		t.Fatal(err)
 	}
-	holed := bytes.Clone(content)
-	clear(holed[gap : gap+n])
-	for name, failed := range map[string]bool{"could not be read": true, "could": false} {
+	for name, x := range map[string]struct {
+		gap    int64
+		failed bool
+	}{"could not be read": {1 << 20, true}, "could": {1 << 20, false}, "could not, from its beginning": {0, true}, "could, from its beginning": {0, false}} {
 		t.Run(name, func(t *testing.T) {
+			gap, failed := x.gap, x.failed
+			holed := bytes.Clone(content)
+			clear(holed[gap : gap+n])
 			b := newBench(t)
 			b.put("a/web.raw", disk.Bytes(content))
 			v := b.view("a", "web", "raw")

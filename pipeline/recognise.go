@@ -29,7 +29,11 @@ func (s *Spool) recognise(p []byte, off int64) bool {
 			continue
 		}
 		out = append(out, c)
-		if why := c.whyZero(err, p, off); why != nil && !fresh && s.telling(c) {
+		switch why := c.whyZero(err, p, off); {
+		case why == nil:
+		case fresh && errors.Is(err, errDifferent):
+			s.doubts = append(s.doubts, doubt{c.Size(), why})
+		case !fresh && s.telling(c):
 			broken = why
 		}
 	}

@@ -42,6 +42,7 @@ type Spool struct {
 	peeked peeked
 
 	broken error // why the source of what was recognised could not be read on
+	doubts []doubt
 
 	closed bool
 	file   *os.File // nil while nothing is stored
@@ -259,7 +260,7 @@ func (s *Spool) Truncate(size int64) error {
 	s.size.Store(size)
 	if size == 0 {
 		s.forget()
-		s.broken = nil
+		s.broken, s.doubts = nil, nil
 	}
 	return nil
 }

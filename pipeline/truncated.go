@@ -31,6 +31,11 @@ func (s *Spool) whole() error {
 	if s.broken != nil {
 		return fmt.Errorf("copy is of a source that cannot be read: %w", s.broken)
 	}
+	for _, d := range s.doubts {
+		if d.size == s.size.Load() {
+			return fmt.Errorf("copy is of a source that could not be read at its beginning: %w", d.err)
+		}
+	}
 	if s.plain {
 		return nil
 	}
