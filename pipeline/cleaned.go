@@ -195,9 +195,7 @@ func (p *Pipeline) makePatch(ctx context.Context, r Ref) (rec patchRecord, err e
 	if err != nil {
 		return rec, err
 	}
-	// Its container is not that of the image: nothing of that can be passed on.
-	f.Contained, f.File, f.FileSize = false, nil, 0
-	if rec.Facts, err = f.encode(); err != nil {
+	if rec.Facts, err = f.cleaned().encode(); err != nil {
 		return rec, err
 	}
 	key := r.versionKey()
@@ -216,6 +214,14 @@ func (p *Pipeline) makePatch(ctx context.Context, r Ref) (rec patchRecord, err e
 	p.room.mu.Unlock()
 	p.remember(bucketCleaned, key, enc)
 	return rec, nil
+}
+
+// cleaned are the facts of a source with an overlay: its container is not that of the
+// image, and nothing of it can be passed on.
+func (f *facts) cleaned() *facts {
+	now := *f
+	now.Contained, now.File, now.FileSize = false, nil, 0
+	return &now
 }
 
 // patchSuffix ends the names of patches.

@@ -89,9 +89,7 @@ func (j *job) cleanBy(ctx context.Context, policy string) error {
 	if err := j.own(src.with(o), e); err != nil {
 		return err
 	}
-	f := *j.src.facts
-	f.Contained, f.File, f.FileSize = false, nil, 0
-	j.src.facts = &f
+	j.src.facts = j.src.facts.cleaned()
 	j.report(report)
 	return nil
 }
@@ -104,12 +102,8 @@ func (j *job) cleanImage(ctx context.Context, policy string) error {
 		return err
 	}
 	j.closers = append(j.closers, v.Close)
-	j.src = v.core
-	if rate := j.spec.Rate.Read; rate > 0 {
-		p := pacers{newPacer(rate)}
-		j.src = j.src.paced(func(img disk.Image) disk.Image { return paced{img, ctx, p} })
-	}
-	j.spec.From = v
+	j.src, j.spec.From = v.core, v
+	j.pace(ctx)
 	j.cleaned(ref)
 	return nil
 }

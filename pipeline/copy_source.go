@@ -59,11 +59,16 @@ func (j *job) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	j.pace(ctx)
+	return src.verifyDisks(ctx)
+}
+
+// pace has a source of a site read at the rate of the job.
+func (j *job) pace(ctx context.Context) {
 	if rate := j.spec.Rate.Read; rate > 0 && j.spec.From != nil {
 		p := pacers{newPacer(rate)} // of all disks together
 		j.src = j.src.paced(func(img disk.Image) disk.Image { return paced{img, ctx, p} })
 	}
-	return src.verifyDisks(ctx)
 }
 
 // look is open for a plan: it captures nothing and reads no content.
