@@ -8,6 +8,7 @@ package providers
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"chromogenic/disk"
@@ -100,6 +101,27 @@ type Source struct {
 	// Resolve opens a file beside this one, where the provider has such a thing
 	// (an extent of a VMDK, a disk beside an OVF); nil otherwise.
 	Resolve disk.Resolver
+}
+
+// A Filler is the Image of a Source that is InOrder and gives its bytes as a whole only,
+// as one that is compressed and encrypted does: ReadAt fails with Unsupported. Its size is
+// known all the same.
+type Filler interface {
+	// Fill writes all of the image to a spool, verified, and fails otherwise: then
+	// nothing of the spool is worth anything. Progress, which may be nil, is called with
+	// the bytes that were fetched, from one goroutine.
+	Fill(ctx context.Context, to Spool, progress func(done int64)) error
+}
+
+// A Spool is what a Filler writes to.
+type Spool interface {
+	// Begin tells the size of the image and how many bytes are fetched for it, before
+	// anything is: an error, as for want of room, ends all. From then on the spool reads
+	// as zeros up to size.
+	Begin(size, fetched int64) error
+	// WriteAt writes data, from one goroutine, in ascending order. What is zero is mostly
+	// left out.
+	io.WriterAt
 }
 
 // A Provider is a cloud. Its methods may be called at any time from several

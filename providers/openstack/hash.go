@@ -52,6 +52,7 @@ type runningSum struct {
 	mu       sync.Mutex
 	hash     hash.Hash        // nil until something is hashed, and when the sum is known to be right
 	at       int64            // what is hashed
+	reached  atomic.Int64     // at, for those who do not wait for a hash
 	early    map[int64][]byte // by the offset
 	held     int64            // bytes of these
 	verified atomic.Bool
@@ -78,9 +79,10 @@ func newRunningSum(r *record) *runningSum {
 
 // later tells whether n bytes at off may be hashed when their reader has gone on, and waits
 // until there is room to keep them, in the order of the readers. Those near the end may be
-// the last that are hashed: their reader is to be told when the sum is wrong.
+// the last that are hashed: their reader is to be told when the sum is wrong. What can
+// never be hashed, for something before it is missing, need not be kept.
 func (s *runningSum) later(off int64, n int) bool {
-	if n > laterSize || off+int64(n) > s.size-earlyMost || s.known() {
+	if n > laterSize || off+int64(n) > s.size-earlyMost || s.known() || off > s.reached.Load()+earlyMost+laterReads*laterSize {
 		return false
 	}
 	s.turns <- struct{}{}
@@ -109,6 +111,7 @@ func (s *runningSum) begin(off int64) {
 	defer s.mu.Unlock()
 	if off == 0 && s.at > 0 {
 		s.hash, s.at, s.held = nil, 0, 0
+		s.reached.Store(0)
 		clear(s.early)
 	}
 }
@@ -150,6 +153,7 @@ func (s *runningSum) write(p []byte) {
 	}
 	s.hash.Write(p)
 	s.at += int64(len(p))
+	s.reached.Store(s.at)
 }
 
 // check compares the sum when the whole has been read.
@@ -161,6 +165,7 @@ func (s *runningSum) check() error {
 	}
 	got := hex.EncodeToString(s.hash.Sum(nil))
 	s.hash, s.at = nil, 0
+	s.reached.Store(0)
 	if got != s.want {
 		err := disk.Errorf(disk.Malformed, "all has been read, and its %s is %s, not %s", s.algorithm, got, s.want)
 		return disk.Hint(err, "the store of the cloud, or the way from it, damages images: what was copied is not the image")
