@@ -76,15 +76,16 @@ test-cloud:
 
 test-full: test ## the tests, those of the mount three times more with more kills and load, a soak of SOAK (30m), then long fuzzing (four hours)
 	CHROMOGENIC_FULL=1 $(GO) test -race -count=3 -timeout 9h $(SHARED) ./test/e2e
-	CHROMOGENIC_FULL=1 $(GO) test -count=1 -timeout 2h ./cleaner/...
+	CHROMOGENIC_FULL=1 $(GO) test -count=1 -timeout 2h ./cleaner/... ./test/guest
 	$(GO) test -race -count=1 -timeout 1h $(filter-out %/cleaner/guest,$(PURE))
 	CHROMOGENIC_FULL=1 $(GO) test -count=1 -timeout 2h -parallel 6 -v ./test/openstack
 	CHROMOGENIC_SOAK=$(SOAK) $(GO) test -count=1 -timeout 3h -run '^TestSoak$$' -v ./test/e2e
 	$(MAKE) fuzz
 
-bench: ## benchmarks at 0, 50 and 100 % utilisation, and side by side with qemu-img, cp, curl and openstack
+bench: ## benchmarks at 0, 50 and 100 % utilisation, and side by side with qemu-img, cp, curl, openstack and virt-sysprep
+	@scripts/deps.sh bench
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./disk/... ./formats/... ./providers/internal/bundle ./pipeline ./fs . ./test/e2e
-	CHROMOGENIC_BENCH=1 $(GO) test -p 1 -count=1 -timeout 90m -run '^TestBench' -v . ./providers/internal/bundle ./test/e2e ./test/openstack | grep -v '^=== '
+	CHROMOGENIC_BENCH=1 $(GO) test -p 1 -count=1 -timeout 90m -run '^TestBench' -v . ./providers/internal/bundle ./test/e2e ./test/guest ./test/openstack | grep -v '^=== '
 
 lint: ## golangci-lint with the floors of .golangci.yml, and gofumpt
 	$(LINT) run ./...

@@ -161,7 +161,7 @@ func clean(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printCleaned(c, report)
+	return printCleaned(c, report, o.Stored())
 }
 
 // cleaningConfig is the configuration, which a plain file does without.
@@ -229,14 +229,18 @@ func writeCleaned(c *cli.Context, m *disk.Machine, path string) error {
 	return writeFile(c.Context, img, path, output{Force: c.Bool("force"), Verify: true, Progress: meter.update})
 }
 
-// printCleaned prints the report of the cleaner.
-func printCleaned(c *cli.Context, report json.RawMessage) error {
-	if c.Bool("json") {
-		return printJSON(c.App.Writer, report)
-	}
+// printCleaned prints the report of the cleaner, and how many bytes of the disk it has
+// written.
+func printCleaned(c *cli.Context, report json.RawMessage, written int64) error {
 	var r cleaner.Report
 	if err := json.Unmarshal(report, &r); err != nil {
 		return fmt.Errorf("read report: %w", err)
+	}
+	if c.Bool("json") {
+		return printJSON(c.App.Writer, struct {
+			cleaner.Report
+			Written int64 `json:"written"`
+		}{r, written})
 	}
 	return printOperations(c.App.Writer, r)
 }

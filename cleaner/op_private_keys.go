@@ -38,9 +38,10 @@ const maxKey = 256 << 10
 
 var (
 	// privateKey is one in the textual encodings of RFC 7468, RFC 1421 (with headers),
-	// OpenSSH (PROTOCOL.key) and RFC 4880, or of PuTTY, with enough of it to be one: what only
-	// speaks of keys, such as a script, has no line of base64 behind the mark.
-	privateKey = regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----(\\n|\r?\n)([A-Za-z-]+: [^\n]*\r?\n)*(\r?\n)?[A-Za-z0-9+/=]{32}|PuTTY-User-Key-File-[0-9]: `)
+	// OpenSSH (PROTOCOL.key) and RFC 4880, or of PuTTY, with enough of it to be one: a line of
+	// base64 behind the mark, or the mark as a line of its own with its end somewhere below.
+	// What only speaks of keys, such as a script, has neither.
+	privateKey = regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----(\\n|\r?\n)([A-Za-z-]+: [^\n]*\r?\n)*(\r?\n)?[A-Za-z0-9+/=]{32}|PuTTY-User-Key-File-[0-9]: |(?ms)^-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----\r?$.*^-----END [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----\r?$`)
 	// foreignToken is a credential that is known by its form: AWS, GitHub, GitLab, Slack.
 	foreignToken = regexp.MustCompile(`\b(A(?:KI|SI)A[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60}|glpat-[A-Za-z0-9_-]{20}|xox[abprs]-[0-9A-Za-z-]{20})`)
 )

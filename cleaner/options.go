@@ -14,7 +14,7 @@ import (
 
 // tableVersion is of the table: raised whenever an operation does something else to
 // the same guest, so that images that were cleaned before are told apart.
-const tableVersion = "1"
+const tableVersion = "2"
 
 // Options say how an image is cleaned. The zero value is the default: all default
 // operations, no account kept.

@@ -102,10 +102,17 @@ func (j *job) openSource(ctx context.Context) error {
 	if e.Capture != nil {
 		j.rec.Consistency = string(e.Capture.Consistency)
 	}
-	if !live {
+	f, late := src.Image.(*filled)
+	if late {
+		if _, err := f.get(ctx); err != nil {
+			return err
+		}
+	}
+	if !live && !late {
 		return nil
 	}
-	// The view of a live machine is dense; its capture has the holes it has.
+	// The view of a live machine is dense, and so is that of an image that can be had as a
+	// whole only; its capture, and what was fetched, have the holes they have.
 	return j.own(src, e)
 }
 

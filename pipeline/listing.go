@@ -231,6 +231,7 @@ func (p *Pipeline) ask(s *site, l *list, kind providers.Kind, a *asking) {
 	l.last, l.inherited = Listing{Entries: entries, At: time.Now()}, false
 	a.all = l.last
 	p.keepListing(s, l, kind)
+	p.pruneWholes(name, kind, entries, time.Now())
 	if time.Since(l.pruned) > pruneEvery {
 		l.pruned = time.Now()
 		if err := p.prune(name, kind, entries, l.pruned); err != nil {

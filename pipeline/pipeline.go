@@ -144,8 +144,10 @@ func (p *Pipeline) openJobs() error {
 			keep[string(m.Token)] = m.What == madeSpool && r.State == jobs.Interrupted
 		}
 	}
-	p.kept, err = p.state.sweepSpool(keep)
-	return err
+	if p.kept, err = p.state.sweepSpool(keep); err != nil {
+		return err
+	}
+	return p.sweepWholes(time.Now())
 }
 
 // Durable tells whether what is known of images and jobs outlives the process.

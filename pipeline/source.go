@@ -142,6 +142,9 @@ func (p *Pipeline) openSource(ctx context.Context, site string, e providers.Entr
 
 // near makes a source of a provider that is far away fit to be read in any order.
 func (p *Pipeline) near(ctx context.Context, key string, src providers.Source, o sourceOptions) (disk.Image, error) {
+	if _, ok := fillerOf(src.Image); ok && src.InOrder {
+		return newFilled(p, key, src.Image), nil
+	}
 	if o.wrap != nil {
 		src = o.wrap(src)
 	}
@@ -301,7 +304,7 @@ func (l *lease) close() error {
 
 // A leased image is one that a lease's source holds: disk n, or for n < 0 the
 // container of disk -1-n. Its size is known before the source is open; its extents are
-// those of a frozen map around it.
+// those of a frozen map around it, but for what a filled one comes to know.
 type leased struct {
 	*lease
 	n    int
@@ -314,7 +317,23 @@ func (l leased) Close() error { return nil }
 
 func (l leased) Extent(off, n int64) (disk.Extent, error) {
 	n, err := disk.CheckRange(off, n, l.size)
+	if f := l.late(); f != nil && err == nil && l.n == 0 && f.Size() == l.size {
+		return f.Extent(off, n)
+	}
 	return disk.Extent{Off: off, Len: n}, err
+}
+
+// late is the source if it is open and filled.
+func (l *lease) late() *filled {
+	if !l.opened() || !l.mu.TryLock() {
+		return nil
+	}
+	defer l.mu.Unlock()
+	if l.src == nil {
+		return nil
+	}
+	f, _ := l.src.Image.(*filled)
+	return f
 }
 
 // image is that of a leased one.

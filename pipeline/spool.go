@@ -127,7 +127,7 @@ func (s *Spool) grow(size int64) {
 // store writes into the file. What is kept for nobody makes room for it.
 func (s *Spool) store(p []byte, off int64) (int, error) {
 	n, err := s.write(p, off)
-	for err != nil && disk.KindOf(err) == disk.NoSpace && s.p.dropWhole(0) {
+	for err != nil && disk.KindOf(err) == disk.NoSpace && s.p.makeRoom() {
 		n, err = s.write(p, off)
 	}
 	return n, err

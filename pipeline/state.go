@@ -31,6 +31,7 @@ const (
 	bucketListings = "listings" // site and kind -> the last listing of a cloud
 	bucketWaiting  = "waiting"  // site, name and number -> since when a data disk waits for its image
 	bucketCleaned  = "cleaned"  // Ref.versionKey -> patchRecord
+	bucketWholes   = "wholes"   // imageKey, and disk -> keptRecord
 )
 
 // spoolPrefix begins the names of spools.
@@ -50,6 +51,7 @@ type state struct {
 	db    *store.DB // nil without a directory
 	spool string    // folder of the spools
 	patch string    // folder of what cleaning has changed of images
+	whole string    // folder of the images that can be had as a whole only
 	temp  bool      // the spool folder is ours to remove
 }
 
@@ -61,7 +63,7 @@ func openState(dir string) (*state, error) {
 		}
 		return &state{spool: spool, patch: spool, temp: true}, nil
 	}
-	s := &state{spool: filepath.Join(dir, "spool"), patch: filepath.Join(dir, "cleaned")}
+	s := &state{spool: filepath.Join(dir, "spool"), patch: filepath.Join(dir, "cleaned"), whole: filepath.Join(dir, "whole")}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
@@ -85,7 +87,7 @@ func openState(dir string) (*state, error) {
 // prepare makes the buckets and the spool folder.
 func (s *state) prepare() error {
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range []string{bucketMeta, bucketFacts, bucketDigests, bucketPins, bucketHeld, bucketGone, bucketBudgets, bucketListings, bucketWaiting, bucketCleaned} {
+		for _, name := range []string{bucketMeta, bucketFacts, bucketDigests, bucketPins, bucketHeld, bucketGone, bucketBudgets, bucketListings, bucketWaiting, bucketCleaned, bucketWholes} {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return err
 			}
@@ -104,7 +106,7 @@ func (s *state) prepare() error {
 	if err != nil {
 		return fmt.Errorf("prepare state: %w", err)
 	}
-	for _, folder := range []string{s.spool, s.patch} {
+	for _, folder := range []string{s.spool, s.patch, s.whole} {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
 			return fmt.Errorf("make folder of state: %w", err)
 		}
@@ -117,6 +119,12 @@ func (s *state) spoolPath(name string) string { return filepath.Join(s.spool, fi
 
 // patchPath is the path of a file in the folder of patches.
 func (s *state) patchPath(name string) string { return filepath.Join(s.patch, filepath.Base(name)) }
+
+// wholePath is the path of a file in the folder of whole images.
+func (s *state) wholePath(name string) string { return filepath.Join(s.whole, filepath.Base(name)) }
+
+// wholeName is what the files in that folder are called.
+var wholeName = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 // sweepSpool removes the spools that a crash has left, for this process owns the
 // directory, but for those that keep says. What else lies in the folder is not

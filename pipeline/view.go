@@ -221,6 +221,9 @@ func (c *core) lay(format string, n int, wrap func(i int, img disk.Image) disk.I
 	if row.Layout == nil {
 		return nil, disk.Errorf(disk.Unsupported, "lay out %s: the format can only be read", format)
 	}
+	if format == formatRaw && wrap == nil && n < len(c.facts.Disks) {
+		return refined{c.disk(n), c.source(n, c.facts.Disks[n].Size)}, nil
+	}
 	m := c.machine(wrap)
 	if !row.Machine || n > 0 {
 		if n >= len(m.Disks) {
@@ -233,6 +236,28 @@ func (c *core) lay(format string, n int, wrap func(i int, img disk.Image) disk.I
 	}
 	return row.Layout(m, layout.Options{Seed: c.seed, Name: c.Ref.Entry.Name})
 }
+
+// A refined image is a disk with the holes that its source has come to know. Of what is
+// laid out in a container they are no part: its bytes never change.
+type refined struct {
+	disk.Image
+	source disk.Image
+}
+
+// Extent is that of the disk, and where that is data of the source.
+func (r refined) Extent(off, n int64) (disk.Extent, error) {
+	e, err := r.Image.Extent(off, n)
+	if err != nil || e.Zero {
+		return e, err
+	}
+	return r.source.Extent(off, e.Len)
+}
+
+// Allocated is that of the disk.
+func (r refined) Allocated() int64 { return allocatedOf(r.Image) }
+
+// Verify is that of the disk.
+func (r refined) Verify(ctx context.Context) error { return disk.Verify(ctx, r.Image) }
 
 // formatOVA is the name of the format that holds all disks of a machine.
 const formatOVA = "ova"

@@ -20,9 +20,11 @@ const wholeTime = 10 * time.Minute
 const wholePart = 1 << 20
 
 // A whole is an image that its provider can give in order only (providers.Source.InOrder),
-// fetched into a spool, once for all who read it.
+// fetched into a spool, once for all who read it. One that took a providers.Filler to
+// fetch is kept for later processes too: see whole_kept.go.
 type whole struct {
 	spool *Spool
+	kept  bool // its file stays when nobody has it open
 	size  int64
 	ready chan struct{} // closed when all is there, or err is set
 	err   error
@@ -39,6 +41,9 @@ type whole struct {
 func (p *Pipeline) fetchWhole(ctx context.Context, key string, img disk.Image) (disk.Image, error) {
 	p.mu.Lock()
 	w := p.wholes[key]
+	if w == nil {
+		w = p.keptWhole(key, img)
+	}
 	if w == nil {
 		w = &whole{spool: &Spool{p: p, plain: true}, size: img.Size(), ready: make(chan struct{})}
 		w.ctx, w.stop = context.WithCancel(p.ctx)
@@ -65,8 +70,15 @@ func (p *Pipeline) fetchWhole(ctx context.Context, key string, img disk.Image) (
 func (p *Pipeline) fetch(key string, w *whole, img disk.Image) {
 	defer img.Close()
 	defer w.stop()
-	defer context.AfterFunc(w.ctx, func() { img.Close() })() // ends a read that waits
-	err := p.fill(w, img)
+	var err error
+	if f, ok := fillerOf(img); ok {
+		if err = f.Fill(w.ctx, filling{p, w}, nil); err == nil {
+			err = p.keepWhole(key, w)
+		}
+	} else {
+		defer context.AfterFunc(w.ctx, func() { img.Close() })() // ends a read that waits
+		err = p.fill(w, img)
+	}
 	p.mu.Lock()
 	if err == nil && p.wholes[key] != w {
 		err = disk.ErrClosed // given up in the last moment
@@ -133,7 +145,7 @@ func (p *Pipeline) roomFor(n int64) error {
 		return nil
 	}
 	err := enough()
-	for err != nil && p.dropWhole(0) {
+	for err != nil && p.makeRoom() {
 		err = enough()
 	}
 	return err
@@ -160,8 +172,12 @@ func (p *Pipeline) leaveWhole(key string, w *whole) {
 	})
 }
 
-// dropWhole drops the image that has been without users for longest, for so long at
-// least, and tells whether there was one.
+// makeRoom removes the image that has been without users for longest, and tells whether
+// there was one.
+func (p *Pipeline) makeRoom() bool { return p.dropWhole(0) || p.dropKept() }
+
+// dropWhole closes the image that has been without users for longest, for so long at
+// least, and tells whether there was one. What is kept of it stays.
 func (p *Pipeline) dropWhole(least time.Duration) bool {
 	p.mu.Lock()
 	var oldest string
