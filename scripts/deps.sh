@@ -84,7 +84,7 @@ fi
 apt-get install -y -qq --no-install-recommends $packages </dev/null >/dev/null || status=$?
 [ -z "$made" ] || rm -f $policy
 [ $status = 0 ] || exit $status
-still=$(missing | sort -u | tr '\n' ' ')
+still=$(missing "${1:-}" | sort -u | tr '\n' ' ')
 if [ -n "$still" ]; then
 	echo "still missing after the installation: $still" >&2
 	exit 1

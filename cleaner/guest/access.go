@@ -158,8 +158,8 @@ func kernelKnows(kind string) bool {
 }
 
 // choose takes the way that was asked for, or the first that works and mounts what
-// the disk has.
-func (j *job) choose(self *os.File, o Options) error {
+// the disk has, of those that have not failed to start.
+func (j *job) choose(self *os.File, o Options, failed map[string]string) error {
 	all := ways(self, j.Tools)
 	var wanted []string
 	switch o.Access {
@@ -181,6 +181,9 @@ func (j *job) choose(self *os.File, o Options) error {
 	var reasons, remedies []string
 	for _, name := range wanted {
 		w := all[slices.IndexFunc(all, func(w Way) bool { return w.Name == name })]
+		if text := failed[name]; text != "" {
+			w.Missing, w.Remedy = text, "find out why user-mode-linux does not start here: linux.uml --version tells whether it can at all"
+		}
 		if w.Missing != "" {
 			reasons = append(reasons, name+": "+w.Missing)
 			remedies = append(remedies, w.Remedy)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -96,6 +97,8 @@ type failure struct {
 	Kind disk.Kind `json:"kind"`
 	Text string    `json:"text"`
 	Hint string    `json:"hint,omitempty"`
+	// Unstarted tells that the way to the guest is none here, and that nothing was done.
+	Unstarted bool `json:"unstarted,omitempty"`
 }
 
 func failureOf(err error) *failure {
@@ -103,8 +106,13 @@ func failureOf(err error) *failure {
 		return nil
 	}
 	e := disk.AsError(err)
-	return &failure{e.Kind, err.Error(), e.Hint}
+	return &failure{e.Kind, err.Error(), e.Hint, errors.As(err, &unstarted{})}
 }
+
+// An unstarted is the error of a way that did not even start.
+type unstarted struct{ error }
+
+func (u unstarted) Unwrap() error { return u.error }
 
 // err is the error again, with its kind, text and hint.
 func (f *failure) err() error {

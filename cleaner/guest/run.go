@@ -66,17 +66,24 @@ func Run(ctx context.Context, img Disk, o Options, order []byte) (Result, error)
 		return Result{Facts: facts()}, err
 	}
 	defer self.Close()
-	if err := j.choose(self, o); err != nil {
-		return Result{Facts: facts()}, err
-	}
 	if o.ReadOnly {
 		scratch := disk.NewOverlay(still{img}, disk.OverlayOptions{Budget: scratchBudget})
 		defer scratch.Close()
 		img = scratch
 	}
-	r, err := j.sandboxed(ctx, img, self)
-	if err != nil {
-		return Result{Facts: facts()}, err
+	var r result
+	for failed := (map[string]string{}); ; {
+		if err := j.choose(self, o, failed); err != nil {
+			return Result{Facts: facts()}, err
+		}
+		if r, err = j.sandboxed(ctx, img, self); err != nil {
+			return Result{Facts: facts()}, err
+		}
+		if r.Failure == nil || !r.Failure.Unstarted {
+			break
+		}
+		failed[j.Access] = r.Failure.Text // another way may
+		j.Warnings = append(j.Warnings, r.Failure.Text)
 	}
 	if err := j.learn(r); err != nil {
 		return Result{Facts: facts()}, err

@@ -1,8 +1,13 @@
 package guest
 
 import (
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"chromogenic/disk"
 )
 
 // expectClean looks for what was planted in the raw bytes.
@@ -85,5 +90,27 @@ func TestClean(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A kernel that does not start here is told of, and another way taken, unless it was asked
+// for by name.
+func TestUnstarted(t *testing.T) {
+	wayWorks(t, accessFuse2fs)
+	dir := t.TempDir() // which the sandbox does not have
+	if err := os.WriteFile(filepath.Join(dir, "linux.uml"), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	path := makeDisk(t, "gpt", partSpec{64, "linux", ext("ext4", linux("# none\n"))})
+	d := openDisk(t, path)
+	facts, said := do(t, d, Options{}, cleaning()...)
+	if said["read etc/hostname"] != "keep-this-name\n" || len(facts.Warnings) != 1 || !strings.Contains(facts.Warnings[0], "it does not start") {
+		t.Errorf("it says %q, warns %q", said, facts.Warnings)
+	}
+	expectClean(t, d, traces()...)
+	_, err := Run(t.Context(), openDisk(t, path), Options{Access: accessUML, Executable: worker(t)}, []byte("[]"))
+	if err == nil || disk.KindOf(err) != disk.Unsupported || !strings.Contains(err.Error(), "uml: work in user-mode-linux: it does not start") {
+		t.Errorf("by name it is %v", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"chromogenic/disk"
 )
@@ -65,9 +67,9 @@ func (j job) runUML(ctx context.Context, self *os.File) (result, error) {
 	toThem.Close()
 	theirOut.Close()
 	if err != nil {
-		return result{}, err
+		return result{}, unstarted{fmt.Errorf("work in user-mode-linux: it does not start: %w", err)}
 	}
-	r, err := j.converse(bufio.NewReader(fromThem), theirIn)
+	r, err := j.converse(fromThem, theirIn)
 	if err != nil {
 		_ = cmd.Process.Kill()
 	}
@@ -75,7 +77,11 @@ func (j job) runUML(ctx context.Context, self *os.File) (result, error) {
 	theirIn.Close()
 	fromThem.Close()
 	if err != nil {
-		return result{}, disk.Errorf(disk.Other, "work in user-mode-linux: %w (%v): %s", err, ended, lastLines(console.String(), 12))
+		failed := disk.Errorf(disk.Other, "work in user-mode-linux: %w (%v): %s", err, ended, lastLines(console.String(), 12))
+		if errors.As(err, &unstarted{}) {
+			failed = unstarted{failed}
+		}
+		return result{}, failed
 	}
 	return r, nil
 }
@@ -94,11 +100,23 @@ func (j job) looksLikeCow(v volumeOf) bool {
 	return readFull(f, head, 0) == nil && (string(head) == "OOOM" || string(head) == "MOOO")
 }
 
+// startTime is how long a kernel may take to start: a second or two, on a host that is
+// not far too busy.
+const startTime = 2 * time.Minute
+
 // converse is the host's side of the line.
-func (j job) converse(in *bufio.Reader, out io.Writer) (r result, err error) {
+func (j job) converse(from *os.File, out io.Writer) (r result, err error) {
+	in := bufio.NewReader(from)
 	var ready string
-	if err := readFrame(in, &ready); err != nil {
-		return r, err
+	err = from.SetReadDeadline(time.Now().Add(startTime))
+	if err == nil {
+		err = readFrame(in, &ready)
+	}
+	if err != nil {
+		return r, unstarted{fmt.Errorf("it does not start: %w", err)}
+	}
+	if err := from.SetReadDeadline(time.Time{}); err != nil {
+		return r, fmt.Errorf("wait for user-mode-linux: %w", err)
 	}
 	if err := writeFrame(out, j); err != nil {
 		return r, err
