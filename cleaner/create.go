@@ -31,6 +31,7 @@ func (g *Guest) write(p string, text []byte, as owner) error {
 		return nil
 	}
 	if !g.opt.Plan {
+		g.forget(where)
 		dir, err := g.root.OpenRoot(inRoot(path.Dir(where)))
 		if err != nil {
 			return pathError(p, err)
@@ -115,6 +116,7 @@ func (g *Guest) mkdir(p string, as owner) error {
 	if !errors.Is(err, iofs.ErrNotExist) {
 		return pathError(p, err)
 	}
+	g.forget(where)
 	dir, err := g.root.OpenRoot(inRoot(path.Dir(where)))
 	if err != nil {
 		return pathError(p, err)
@@ -166,6 +168,7 @@ func (g *Guest) link(target, p string) error {
 		if !there || !parent.folder() {
 			return pathError(p, iofs.ErrNotExist)
 		}
+		g.forget(where)
 		dir, err := g.root.OpenRoot(inRoot(parent.path))
 		if err != nil {
 			return pathError(p, err)

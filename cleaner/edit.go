@@ -53,12 +53,15 @@ func (g *Guest) readNode(n node) ([]byte, error) {
 
 // openFile opens what was looked up, if it is still that.
 func (g *Guest) openFile(n node, flag int) (*os.File, error) {
+	if flag != os.O_RDONLY {
+		g.forget(n.path)
+	}
 	f, err := g.root.OpenFile(inRoot(n.path), flag|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
 	info, err := f.Stat()
-	if err == nil && !os.SameFile(info, n.info) {
+	if err == nil && !sameFile(info, n.info) {
 		err = disk.Errorf(disk.Stale, "has changed while it was opened")
 	}
 	if err != nil {
@@ -114,6 +117,7 @@ func (g *Guest) rewrite(n node, text []byte) error {
 		g.planned[n.path] = text
 		return nil
 	}
+	g.forget(n.path)
 	dir, err := g.root.OpenRoot(inRoot(path.Dir(n.path)))
 	if err != nil {
 		return err
@@ -221,11 +225,8 @@ func (g *Guest) truncate(patterns ...string) error {
 }
 
 func (g *Guest) truncateNode(n node) error {
-	dir, err := g.root.OpenRoot(inRoot(path.Dir(n.path)))
-	if err != nil {
-		return pathError(n.path, err)
-	}
-	defer dir.Close()
+	dir := &branch{g: g, path: path.Dir(n.path)}
+	defer dir.close()
 	return g.truncateEntry(entry{node: n, dir: dir, name: path.Base(n.path)})
 }
 
@@ -235,18 +236,24 @@ func (g *Guest) truncateEntry(e entry) error {
 	}
 	if g.opt.Plan {
 		g.planned[e.path] = nil
-	} else if err := unlocked(e.dir, e.name, func() error { return truncateIn(e) }); err != nil {
-		return pathError(e.path, err)
+	} else {
+		dir, err := e.dir.in()
+		if err == nil {
+			err = unlocked(dir, e.name, func() error { return truncateIn(dir, e) })
+		}
+		if err != nil {
+			return pathError(e.path, err)
+		}
 	}
 	g.did(e.path, "truncated", 1, e.info.Size())
 	return nil
 }
 
-func truncateIn(e entry) error {
+func truncateIn(dir *os.Root, e entry) error {
 	const flag = os.O_WRONLY | unix.O_NONBLOCK | unix.O_NOFOLLOW
-	f, err := e.dir.OpenFile(e.name, flag, 0)
-	if errors.Is(err, unix.EACCES) && e.dir.Chmod(e.name, 0o600) == nil {
-		f, err = e.dir.OpenFile(e.name, flag, 0) // who is not root, and owns it
+	f, err := dir.OpenFile(e.name, flag, 0)
+	if errors.Is(err, unix.EACCES) && dir.Chmod(e.name, 0o600) == nil {
+		f, err = dir.OpenFile(e.name, flag, 0) // who is not root, and owns it
 	}
 	if err != nil {
 		return err
@@ -256,7 +263,7 @@ func truncateIn(e entry) error {
 	if err != nil {
 		return err
 	}
-	if !info.Mode().IsRegular() || !os.SameFile(info, e.info) {
+	if !info.Mode().IsRegular() || !sameFile(info, e.info) {
 		return disk.Errorf(disk.Stale, "has changed while it was opened")
 	}
 	if err := f.Truncate(0); err != nil {

@@ -26,6 +26,9 @@ type Guest struct {
 	selinux  bool // the guest labels its files
 	relabel  bool // a file was made that may have another label than the guest would give it
 
+	lookups
+	searched map[string]fileVersion // files in which no private key was found
+
 	// What a plan has done so far, for the operations that come after.
 	gone    map[string]bool   // paths, with all that is below them
 	planned map[string][]byte // what a file would hold; a folder that would be there holds nothing
@@ -37,6 +40,7 @@ func open(ctx context.Context, root *os.Root, facts guest.Facts, opt Options) (*
 		ctx: ctx, root: root, facts: facts, opt: opt,
 		devices: map[uint64]bool{}, mounts: map[uint64]bool{}, removed: map[string]bool{},
 		gone: map[string]bool{}, planned: map[string][]byte{},
+		lookups: newLookups(), searched: map[string]fileVersion{},
 		outcome: &Outcome{},
 	}
 	g.report.Plan = opt.Plan

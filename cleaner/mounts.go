@@ -26,6 +26,11 @@ func (g *Guest) own(dir *os.Root, name string, info iofs.FileInfo) bool {
 	return false
 }
 
+// ownAt is own for a path without symlinks.
+func (g *Guest) ownAt(n node) bool {
+	return g.devices[deviceOf(n.info)] || g.own(g.root, inRoot(n.path), n.info)
+}
+
 // adopt takes the filesystem of a folder for one of the guest's.
 func (g *Guest) adopt(p string, info iofs.FileInfo) {
 	g.devices[deviceOf(info)] = true

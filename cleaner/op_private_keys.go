@@ -2,9 +2,8 @@ package cleaner
 
 import (
 	"bytes"
-	"io"
+	"errors"
 	iofs "io/fs"
-	"os"
 	"path"
 	"regexp"
 	"slices"
@@ -129,6 +128,9 @@ func (g *Guest) searchKeys(found func(entry) error) error {
 		if !e.regular() || e.info.Size() < 64 || e.info.Size() > maxKey || strings.HasPrefix(e.name, "ssh_host_") && path.Dir(e.path) == "/etc/ssh" {
 			return nil
 		}
+		if g.searched[e.path] == versionOf(e.info) {
+			return nil // nobody has written to it since
+		}
 		text, err := readEntry(e)
 		if err != nil {
 			return pathError(e.path, err)
@@ -139,6 +141,7 @@ func (g *Guest) searchKeys(found func(entry) error) error {
 		if foreignToken.Match(text) {
 			g.warn("%s holds what looks like a credential of a cloud or service", show(e.path))
 		}
+		g.searched[e.path] = versionOf(e.info)
 		return nil
 	}
 	for _, folder := range searched {
@@ -149,12 +152,53 @@ func (g *Guest) searchKeys(found func(entry) error) error {
 	return nil
 }
 
+// A fileVersion tells a file from what it is after somebody has written to it.
+type fileVersion struct {
+	inode         uint64
+	size          int64
+	changed, made int64 // ctime and mtime, in nanoseconds
+}
+
+func versionOf(info iofs.FileInfo) fileVersion {
+	st := statOf(info)
+	return fileVersion{st.Ino, st.Size, st.Ctim.Nano(), st.Mtim.Nano()}
+}
+
 // readEntry reads a small file that walk came by.
 func readEntry(e entry) ([]byte, error) {
-	f, err := e.dir.OpenFile(e.name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	dir, err := e.dir.folder()
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxKey))
+	raw, err := dir.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	text := make([]byte, min(e.info.Size(), maxKey))
+	if failed := raw.Control(func(fd uintptr) { text, err = readAt(int(fd), e.name, text) }); failed != nil {
+		return nil, failed
+	}
+	return text, err
+}
+
+// readAt reads a file of an open folder, by as few calls as there can be: a file of os is
+// asked for more than its bytes.
+func readAt(dir int, name string, p []byte) ([]byte, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	for n := 0; ; {
+		k, err := unix.Read(fd, p[n:])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, err
+		}
+		if n += k; k == 0 || n == len(p) {
+			return p[:n], nil // it may be shorter than it was said to be
+		}
+	}
 }

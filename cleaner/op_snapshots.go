@@ -1,7 +1,6 @@
 package cleaner
 
 import (
-	"os"
 	"path"
 )
 
@@ -14,7 +13,7 @@ func snapshots(g *Guest) error {
 	}
 	inUse := func(p string) bool {
 		n, ok, err := g.lookup(path.Join(p, "snapshot"), false)
-		return err != nil || ok && os.SameFile(n.info, root) || path.Base(p) == "grub-snapshot.cfg"
+		return err != nil || ok && sameFile(n.info, root) || path.Base(p) == "grub-snapshot.cfg"
 	}
 	if err := g.empty(inUse, "/.snapshots", "/home/.snapshots", "/var/.snapshots", "/srv/.snapshots", "/opt/.snapshots", "/root/.snapshots"); err != nil {
 		return err

@@ -46,7 +46,11 @@ func clearSwap(g *Guest, p string) error {
 	if err != nil || !ok || !n.regular() || n.info.Size() < swapPage {
 		return err
 	}
-	f, err := g.openFile(n, os.O_RDWR)
+	flag := os.O_RDWR
+	if g.opt.Plan {
+		flag = os.O_RDONLY
+	}
+	f, err := g.openFile(n, flag)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package cleaner
 import (
 	"context"
 	"errors"
-	"io"
 	iofs "io/fs"
 	"os"
 	"path"
@@ -67,7 +66,7 @@ func unreachable(err error) bool {
 // is not there; where is then what the path would be with the rest behind it.
 func (g *Guest) resolve(p string, follow bool) (where string, info iofs.FileInfo, err error) {
 	where = "/"
-	if info, err = g.root.Lstat("."); err != nil {
+	if info, err = g.lstatAt("/"); err != nil {
 		return where, nil, err
 	}
 	rest := strings.Split(p, "/")
@@ -79,7 +78,7 @@ func (g *Guest) resolve(p string, follow bool) (where string, info iofs.FileInfo
 			continue
 		case "..":
 			where = path.Dir(where)
-			if info, err = g.root.Lstat(inRoot(where)); err != nil {
+			if info, err = g.lstatAt(where); err != nil {
 				return where, nil, err
 			}
 			continue
@@ -102,7 +101,7 @@ func (g *Guest) resolve(p string, follow bool) (where string, info iofs.FileInfo
 			}
 			if strings.HasPrefix(target, "/") {
 				where = "/"
-				if info, err = g.root.Lstat("."); err != nil {
+				if info, err = g.lstatAt("/"); err != nil {
 					return where, nil, err
 				}
 			}
@@ -112,14 +111,6 @@ func (g *Guest) resolve(p string, follow bool) (where string, info iofs.FileInfo
 		where, info = next, below
 	}
 	return where, info, nil
-}
-
-// lstatAt is of a path without symlinks. What a plan has removed is not there.
-func (g *Guest) lstatAt(p string) (iofs.FileInfo, error) {
-	if g.gone[p] {
-		return nil, iofs.ErrNotExist
-	}
-	return g.root.Lstat(inRoot(p))
 }
 
 // lookup finds what a path leads to; ok is false where no program of the guest would
@@ -185,41 +176,67 @@ func (g *Guest) glob(pattern string) ([]string, error) {
 }
 
 // names are those of a folder in order; none if it is no folder.
-func (g *Guest) names(folder string) ([]string, error) {
+func (g *Guest) names(folder string) (names []string, err error) {
 	n, ok, err := g.lookup(folder, true)
 	if err != nil || !ok || !n.folder() {
 		return nil, err
 	}
-	f, err := g.root.Open(inRoot(n.path))
+	err = g.list(n.path, func(some []string) error {
+		if names = append(names, some...); len(names) > maxNames {
+			return disk.Errorf(disk.TooLarge, "the folder has more than %d names", maxNames)
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, pathError(folder, err)
 	}
-	defer f.Close()
-	var names []string
-	for {
-		some, err := f.Readdirnames(listed)
-		names = append(names, some...)
-		if errors.Is(err, io.EOF) {
-			slices.Sort(names)
-			return names, nil
-		}
-		if err == nil {
-			err = g.ctx.Err()
-		}
-		if err == nil && len(names) > maxNames {
-			err = disk.Errorf(disk.TooLarge, "the folder has more than %d names", maxNames)
-		}
-		if err != nil {
-			return nil, pathError(folder, err)
-		}
-	}
+	slices.Sort(names)
+	return names, nil
 }
 
 // An entry is one that walk comes by.
 type entry struct {
 	node
-	dir  *os.Root // the folder it is in
+	dir  *branch // the folder it is in
 	name string
+}
+
+// A branch is a folder that walk has come to. It is opened when something in it is read
+// or changed.
+type branch struct {
+	g    *Guest
+	path string
+	root *os.Root
+	file *os.File
+}
+
+// in is the folder for what changes it.
+func (b *branch) in() (*os.Root, error) {
+	if b.root != nil {
+		return b.root, nil
+	}
+	var err error
+	b.root, err = b.g.root.OpenRoot(inRoot(b.path))
+	return b.root, err
+}
+
+// folder is the folder for what is read in it, by single names.
+func (b *branch) folder() (*os.File, error) {
+	if b.file != nil {
+		return b.file, nil
+	}
+	var err error
+	b.file, err = b.g.root.Open(inRoot(b.path))
+	return b.file, err
+}
+
+func (b *branch) close() {
+	if b.root != nil {
+		b.root.Close()
+	}
+	if b.file != nil {
+		b.file.Close()
+	}
 }
 
 // errSkip tells walk not to go into a folder.
@@ -230,77 +247,57 @@ var errSkip = errors.New("skip this folder")
 // may change and remove what it is given, and adds no names.
 func (g *Guest) walk(folder string, visit func(entry) error) error {
 	n, ok, err := g.lookup(folder, true)
-	if err != nil || !ok || !n.folder() || !g.own(g.root, inRoot(n.path), n.info) {
+	if err != nil || !ok || !n.folder() || !g.ownAt(n) {
 		return err
 	}
-	sub, err := g.root.OpenRoot(inRoot(n.path))
-	if err != nil {
-		return pathError(folder, err)
-	}
-	defer sub.Close()
-	return g.walkIn(sub, n.path, 0, visit)
+	return g.walkIn(n.path, 0, visit)
 }
 
-func (g *Guest) walkIn(dir *os.Root, at string, depth int, visit func(entry) error) error {
+func (g *Guest) walkIn(at string, depth int, visit func(entry) error) error {
 	if depth > maxDepth {
 		return pathError(at, disk.Errorf(disk.TooLarge, "lies in more than %d folders", maxDepth))
 	}
-	f, err := dir.Open(".")
-	if err != nil {
-		return pathError(at, err)
-	}
-	defer f.Close()
-	for {
-		if err := g.ctx.Err(); err != nil {
-			return err
-		}
-		names, err := f.Readdirnames(listed)
+	b := &branch{g: g, path: at}
+	defer b.close()
+	err := g.list(at, func(names []string) error {
 		for _, name := range names {
-			if err := g.visit(dir, at, name, depth, visit); err != nil {
+			if err := g.visit(b, name, depth, visit); err != nil {
 				return err
 			}
 		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return pathError(at, err)
-		}
+		return nil
+	})
+	if errors.Is(err, iofs.ErrNotExist) && depth > 0 {
+		return nil // the visit has removed it
 	}
+	return pathError(at, err)
 }
 
-func (g *Guest) visit(dir *os.Root, at, name string, depth int, visit func(entry) error) error {
-	p := path.Join(at, name)
-	if g.gone[p] {
-		return nil
+func (g *Guest) visit(b *branch, name string, depth int, visit func(entry) error) error {
+	if err := g.ctx.Err(); err != nil {
+		return err
 	}
-	info, err := dir.Lstat(name)
+	p := path.Join(b.path, name)
+	info, err := g.lstatAt(p)
 	if errors.Is(err, iofs.ErrNotExist) {
 		return nil // a visit before has removed it
 	}
 	if err != nil {
 		return pathError(p, err)
 	}
-	if !g.own(dir, name, info) {
+	n := node{path: p, info: info}
+	if !g.ownAt(n) {
 		g.warn("%s is left as it is: a filesystem that is not the guest's is mounted there", show(p))
 		return nil
 	}
-	err = visit(entry{node: node{path: p, info: info}, dir: dir, name: name})
+	err = visit(entry{node: n, dir: b, name: name})
 	if errors.Is(err, errSkip) {
 		return nil
 	}
 	if err != nil || !info.IsDir() || g.gone[p] {
 		return err
 	}
-	sub, err := dir.OpenRoot(name)
-	if errors.Is(err, iofs.ErrNotExist) {
-		return nil // the visit has removed it
-	}
-	if err != nil {
-		return pathError(p, err)
-	}
-	defer sub.Close()
-	return g.walkIn(sub, p, depth+1, visit)
+	return g.walkIn(p, depth+1, visit)
 }
 
 // A failure is an error with the path of the guest that it is about.

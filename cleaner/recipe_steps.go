@@ -236,6 +236,7 @@ func (g *Guest) attributes(pattern string, change func(dir *os.Root, name string
 			continue
 		}
 		if !g.opt.Plan {
+			g.forget(n.path)
 			dir, err := g.root.OpenRoot(inRoot(path.Dir(n.path)))
 			if err != nil {
 				return pathError(p, err)

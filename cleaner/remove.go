@@ -37,17 +37,19 @@ func (g *Guest) removePath(p string) error {
 	if n.path == "/" {
 		return pathError(p, disk.Errorf(disk.Invalid, "the root is not to be removed"))
 	}
-	dir, err := g.root.OpenRoot(inRoot(path.Dir(n.path)))
-	if err != nil {
-		return pathError(p, err)
-	}
-	defer dir.Close()
+	dir := &branch{g: g, path: path.Dir(n.path)}
+	defer dir.close()
 	return g.removeEntry(entry{node: n, dir: dir, name: path.Base(n.path)})
 }
 
 // removeEntry removes what walk came by.
 func (g *Guest) removeEntry(e entry) error {
-	r := removal{g: g, top: e.dir}
+	top, err := e.dir.in()
+	if err != nil {
+		return pathError(e.path, err)
+	}
+	g.forget(e.path)
+	r := removal{g: g, top: top}
 	if err := r.tree(e.path, e.name); err != nil {
 		return err
 	}

@@ -60,6 +60,7 @@ const (
 
 // did notes what was done to a path.
 func (g *Guest) did(p, action string, files, bytes int64) {
+	g.forget(p)
 	o := g.outcome
 	o.Files, o.Bytes = o.Files+files, o.Bytes+bytes
 	if len(o.Paths) < maxPaths {

@@ -109,9 +109,12 @@ func cagedJob(line *net.UnixConn, j job, work Work) result {
 	return r
 }
 
-// perform repairs, has the work done, and cleans up behind it.
+// perform repairs and has the work done, or checks what was done.
 func (j *job) perform(ctx context.Context, self *os.File, work Work, r *result) error {
 	j.Warnings = nil // those before are with the caller
+	if j.Check {
+		return j.finish(ctx)
+	}
 	if err := j.repair(ctx); err != nil {
 		return err
 	}
@@ -123,10 +126,7 @@ func (j *job) perform(ctx context.Context, self *os.File, work Work, r *result) 
 		return err
 	}
 	r.Reply = inner.Reply
-	if err := inner.Failure.err(); err != nil || j.ReadOnly {
-		return err
-	}
-	return j.finish(ctx)
+	return inner.Failure.err()
 }
 
 // access lets the work be done by the way that was chosen.

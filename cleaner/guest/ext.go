@@ -37,7 +37,7 @@ type extFS struct {
 	compat       uint32
 	incompat, ro uint32
 
-	structures, data window
+	structures window
 }
 
 type extGroup struct {
@@ -151,13 +151,16 @@ func (e *extFS) within(block, n int64) bool {
 	return block >= e.first && n >= 0 && block < e.blocks && n <= e.blocks-block
 }
 
-// readBlock reads a block of structures that lies in the filesystem, and readData one
-// of a file.
-func (e *extFS) readBlock(block int64) ([]byte, error) { return e.read(&e.structures, block) }
+// readData reads a block of a file, which lies anywhere.
+func (e *extFS) readData(block int64) ([]byte, error) {
+	if !e.within(block, 1) {
+		return nil, disk.Errorf(disk.Malformed, "read block %d: there are %d", block, e.blocks)
+	}
+	p := make([]byte, e.block)
+	return p, readFull(e.f, p, block*e.block)
+}
 
-func (e *extFS) readData(block int64) ([]byte, error) { return e.read(&e.data, block) }
-
-// A window is what was read last. What is asked for next is near, as a rule.
+// A window is what was read last of structures. What is asked for next is near, as a rule.
 type window struct {
 	off   int64
 	bytes []byte
@@ -166,7 +169,9 @@ type window struct {
 // extWindow is what is read at once, in bytes: as much as the kernel asks a FUSE for.
 const extWindow = 128 << 10
 
-func (e *extFS) read(w *window, block int64) ([]byte, error) {
+// readBlock reads a block of structures.
+func (e *extFS) readBlock(block int64) ([]byte, error) {
+	w := &e.structures
 	if !e.within(block, 1) {
 		return nil, disk.Errorf(disk.Malformed, "read block %d: there are %d", block, e.blocks)
 	}
@@ -184,7 +189,7 @@ func (e *extFS) read(w *window, block int64) ([]byte, error) {
 }
 
 // forget drops what was read, for it changes.
-func (e *extFS) forget() { e.structures.bytes, e.data.bytes = nil, nil }
+func (e *extFS) forget() { e.structures.bytes = nil }
 
 // writeBlock writes what was read, with changes.
 func (e *extFS) writeBlock(block int64, p []byte) error {

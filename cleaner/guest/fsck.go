@@ -39,15 +39,17 @@ func (j *job) repair(ctx context.Context) error {
 	return nil
 }
 
-// finish removes what deleted files have left where no driver removes it, and has all
-// filesystems that were mounted checked. One that is not clean fails the run.
+// finish has all filesystems that were mounted checked. One that is not clean fails the
+// run.
 func (j *job) finish(ctx context.Context) error {
 	for _, v := range j.Volumes {
 		if v.Reason != "" {
 			continue
 		}
-		if err := j.scrub(ctx, v); err != nil {
-			return fmt.Errorf("remove traces from partition %d (%s): %w", v.Number, v.Type, err)
+		if v.Discard && j.Tools.E2fsck != "" {
+			if _, err := j.tell(ctx, j.Tools.E2fsck, "-f", "-p", "-E", "discard", filepath.Join(diskDir, v.File)); err != nil {
+				return fmt.Errorf("remove traces from partition %d: %w", v.Number, err)
+			}
 		}
 		if err := j.verify(ctx, v); err != nil {
 			return err

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 
@@ -24,6 +26,11 @@ func isInit() bool {
 // tells the result, and powers off. Where it cannot even tell, the end of the line
 // does.
 func boot(work Work) {
+	// A call of this kernel takes so long that Go's scheduler would hand its one processor
+	// to another thread, each time, and back. It does not while it believes in a second one.
+	// And pages that come and go cost more than pages that stay.
+	runtime.GOMAXPROCS(2)
+	debug.SetGCPercent(400)
 	if err := bootJob(work); err != nil {
 		fmt.Fprintf(os.Stderr, "guest: %v\n", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // debugfs runs commands of debugfs(8), with rights to write.
@@ -19,6 +21,13 @@ func debugfs(t testing.TB, path string, commands ...string) string {
 		t.Fatal(err)
 	}
 	return runProgram(t, "debugfs", "-w", "-f", script, path)
+}
+
+// A punchFile is a disk in a file.
+type punchFile struct{ *os.File }
+
+func (f punchFile) Discard(off, n int64) error {
+	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 }
 
 // openRaw gives a file the holes that a scrubber makes.

@@ -91,6 +91,9 @@ func Run(ctx context.Context, img Disk, o Options, order []byte) (Result, error)
 	if err := r.Failure.err(); err != nil || o.ReadOnly {
 		return Result{facts(), r.Reply}, err
 	}
+	if err := j.scrubbed(ctx, img, self); err != nil {
+		return Result{Facts: facts()}, err
+	}
 	if err := patiently(ctx, func() error { return wipe(img, t, slices.Clone(j.Volumes)) }); err != nil {
 		return Result{Facts: facts()}, err
 	}
@@ -116,11 +119,33 @@ func (j job) sandboxed(ctx context.Context, img Disk, self *os.File) (result, er
 	for _, v := range j.Volumes {
 		files[v.File] = span{v.Offset, v.Size}
 	}
-	c, err := startCage(self, j, stageWork, j.Access == accessFuse2fs)
+	c, err := startCage(self, j, stageWork, j.Access == accessFuse2fs && !j.Check)
 	if err != nil {
 		return result{}, err
 	}
 	return c.converse(ctx, img, j, files)
+}
+
+// scrubbed removes what the work has left where no driver removes it, and has the
+// filesystems checked in a cage.
+func (j *job) scrubbed(ctx context.Context, img Disk, self *os.File) error {
+	var check job
+	err := patiently(ctx, func() (err error) {
+		check, err = j.scrub(ctx, img)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r, err := check.sandboxed(ctx, img, self)
+	if err != nil {
+		return err
+	}
+	r.Warnings = append(check.Warnings, r.Warnings...)
+	if err := j.learn(r); err != nil {
+		return err
+	}
+	return r.Failure.err()
 }
 
 // scratchBudget is how much of what is written to a disk that is only looked at is held

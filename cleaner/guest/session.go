@@ -21,6 +21,7 @@ type job struct {
 	Table    string     `json:"table"`
 	Volumes  []volumeOf `json:"volumes"`
 	ReadOnly bool       `json:"read_only"`
+	Check    bool       `json:"check"` // all is done, and the filesystems are to be checked
 	Order    []byte     `json:"order"`
 	Memory   int64      `json:"memory"` // bytes of user-mode-linux
 	Tools    tools      `json:"tools"`
@@ -33,9 +34,10 @@ type volumeOf struct {
 	Filesystem
 	PartUUID  string `json:"part_uuid"`
 	PartLabel string `json:"part_label"`
-	Used      int64  `json:"used"`   // bytes of the partition that the filesystem says it has
-	File      string `json:"file"`   // of the served mount: "p1"
-	Device    string `json:"device"` // to be mounted
+	Used      int64  `json:"used"`    // bytes of the partition that the filesystem says it has
+	File      string `json:"file"`    // of the served mount: "p1"
+	Device    string `json:"device"`  // to be mounted
+	Discard   bool   `json:"discard"` // its free blocks are for e2fsck to discard
 }
 
 // A result is what a sandbox tells.
