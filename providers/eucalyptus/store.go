@@ -76,8 +76,9 @@ func (s *store) do(ctx context.Context, what string, at place, op func(context.C
 // A reading is what is known of an object of which parts are read one after the other: that
 // of its first answer.
 type reading struct {
-	size int64 // -1 unknown
-	etag string
+	size   int64 // -1 unknown
+	etag   string
+	ranged bool // no more is asked for than what is read
 }
 
 // read fills p from off on, as far as the object goes. A connection that breaks is taken up
@@ -89,7 +90,7 @@ func (s *store) read(ctx context.Context, at place, off int64, p []byte, r *read
 		}
 		in := &s3.GetObjectInput{Bucket: &at.bucket, Key: &at.key}
 		from := off + int64(n)
-		if from > 0 || r.size > off+int64(len(p)) {
+		if from > 0 || r.ranged || r.size > off+int64(len(p)) {
 			in.Range = aws.String(fmt.Sprintf("bytes=%d-%d", from, off+int64(len(p))-1))
 		}
 		out, err := s.api.GetObject(ctx, in)
