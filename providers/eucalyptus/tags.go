@@ -169,7 +169,8 @@ func cloudArch(s string) string {
 
 // kept is how the cloud keeps metadata: a description, and tags.
 func kept(m providers.Metadata, own map[string]string) (description string, tags map[string]string, err error) {
-	tags = maps.Clone(own)
+	tags = map[string]string{}
+	maps.Copy(tags, own)
 	description = noDescription
 	if d := m.Meta.Description; d != "" && len([]rune(d)) <= maxText && !(&record{Image: ec2.Image{Description: d}}).hidden() {
 		description, m.Meta.Description = d, ""
