@@ -76,7 +76,7 @@ func New(o Options) (*Client, error) {
 	if o.Credentials == nil {
 		return nil, disk.Errorf(disk.Invalid, "ec2: no credentials")
 	}
-	t := &transport{credentials: o.Credentials, sigV2: o.SigV2, version: o.Version, now: o.Now, http: stay(o.HTTP), region: o.Region}
+	t := &transport{credentials: o.Credentials, sigV2: o.SigV2, stamps: &stamper{}, version: o.Version, now: o.Now, http: stay(o.HTTP), region: o.Region}
 	if t.now == nil {
 		t.now = time.Now
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -125,6 +126,9 @@ var codes = map[string]disk.Kind{
 	"UnknownParameter": disk.Invalid,
 }
 
+// wrong is how the codes of requests begin that make no sense.
+var wrong = regexp.MustCompile(`^(Invalid|Missing|Malformed|Unknown)`)
+
 // kindOf classifies a fault.
 func kindOf(f *Fault) disk.Kind {
 	if k, ok := refusal(f); ok {
@@ -144,7 +148,8 @@ func kindOf(f *Fault) disk.Kind {
 		return disk.Busy
 	case ends("LimitExceeded"), ends("QuotaExceeded"):
 		return disk.Quota
-	case strings.HasPrefix(f.Code, "Invalid"), strings.HasPrefix(f.Code, "Missing"), strings.HasPrefix(f.Code, "Malformed"), strings.HasPrefix(f.Code, "Unknown"), ends(".Malformed"):
+	case f.Status == http.StatusUnauthorized, f.Status == http.StatusForbidden:
+	case wrong.MatchString(f.Code):
 		return disk.Invalid
 	}
 	switch {

@@ -8,8 +8,39 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
+
+// A stamper dates signatures of version 2. Eucalyptus takes none of them twice
+// (checkForReplay in Hmacv2LoginModule.java), and their dates have whole seconds: of
+// requests that are alike, each has a second of its own. It is safe for concurrent use.
+type stamper struct {
+	mu   sync.Mutex
+	used map[string]time.Time // signature to its date
+}
+
+// forget is when a signature is too old for anybody to take it.
+const forget = 15 * time.Minute
+
+// sign is signV2 at the first second from now on at which the signature is a new one.
+func (s *stamper) sign(form url.Values, method, host, path string, c Credentials, now time.Time) url.Values {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.used, func(_ string, at time.Time) bool { return now.Sub(at) > forget })
+	for at := now.UTC().Truncate(time.Second); ; at = at.Add(time.Second) {
+		signed := signV2(form, method, host, path, c, at)
+		signature := signed.Get("Signature")
+		if _, taken := s.used[signature]; taken {
+			continue
+		}
+		if s.used == nil {
+			s.used = map[string]time.Time{}
+		}
+		s.used[signature] = at
+		return signed
+	}
+}
 
 // signV2 signs a form with Signature Version 2 of the EC2 query API: HMAC-SHA256 of
 //
@@ -23,7 +54,7 @@ func signV2(form url.Values, method, host, path string, c Credentials, now time.
 	signed.Set("AWSAccessKeyId", c.AccessKey)
 	signed.Set("SignatureVersion", "2")
 	signed.Set("SignatureMethod", "HmacSHA256")
-	signed.Set("Timestamp", now.UTC().Format("2006-01-02T15:04:05Z"))
+	signed.Set("Timestamp", now.Format("2006-01-02T15:04:05Z"))
 	if c.Token != "" {
 		signed.Set("SecurityToken", c.Token)
 	}

@@ -38,6 +38,7 @@ type transport struct {
 	region      string
 	version     string // in the place of the SDK's
 	sigV2       bool
+	stamps      *stamper
 	credentials func(context.Context) (Credentials, error)
 	http        *http.Client
 	now         func() time.Time
@@ -137,7 +138,7 @@ func (t *transport) request(ctx context.Context, to *url.URL, service string, fo
 	}
 	now := t.now().UTC()
 	if t.sigV2 {
-		form = signV2(form, http.MethodPost, hostOf(to), cmp.Or(to.EscapedPath(), "/"), cred, now)
+		form = t.stamps.sign(form, http.MethodPost, hostOf(to), cmp.Or(to.EscapedPath(), "/"), cred, now)
 	}
 	body := encode(form)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.String(), strings.NewReader(body))
