@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -136,6 +137,7 @@ func (u *upload) register(ctx context.Context, kind string, b boots) error {
 	if err != nil {
 		return err
 	}
+	maps.Copy(own, b.tags())
 	_, tags, err := kept(u.spec.Metadata, own)
 	if err == nil {
 		err = u.s.ec2.SetTags(ctx, []string{r.ID}, tags, nil)
@@ -198,12 +200,14 @@ func (p *Provider) register(ctx context.Context, s *session, reg registration, a
 	}
 	r := ec2.Registration{
 		Name: name, Description: marked(stateCommit, reg.job, host()), Location: reg.at.String(),
-		Architecture: defaultArch(reg.arch), Kernel: reg.boots.kernel, Ramdisk: reg.boots.ramdisk,
+		Architecture: defaultArch(reg.arch),
 	}
-	if reg.kind == bundle.Machine && reg.boots.kernel == "" && reg.boots.ramdisk == "" {
+	switch {
+	case reg.kind != bundle.Machine:
+	case reg.boots.whole():
+		r.Kernel, r.Ramdisk, r.Virtualization = reg.boots.kernel, reg.boots.ramdisk, "paravirtual"
+	default:
 		r.Virtualization = "hvm" // a whole disk: what is not said to be that, is taken for a partition
-	} else if reg.kind == bundle.Machine {
-		r.Virtualization = "paravirtual"
 	}
 	id, err := s.ec2.Register(ctx, r)
 	if err != nil {

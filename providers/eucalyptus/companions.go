@@ -15,13 +15,28 @@ import (
 )
 
 // An EMI may boot with an EKI and an ERI: images themselves, which it names when it is
-// registered, and not later. So a kernel that comes after its image has that registered
-// anew.
+// registered, and not later. So a ramdisk that comes after its image and its kernel has that
+// registered anew. The cloud takes both or none: one alone is noted in a tag of the image.
 
 // boots are the ids of what an image boots with, empty for none.
 type boots struct {
 	kernel, ramdisk string
 	waited          []record // those that have waited for this image
+}
+
+// whole tells whether the cloud takes them. Otherwise tags note them.
+func (b boots) whole() bool { return b.kernel != "" && b.ramdisk != "" }
+
+// tags are those of an image that the cloud does not take with them.
+func (b boots) tags() map[string]string {
+	tags := map[string]string{}
+	if !b.whole() && b.kernel != "" {
+		tags[tagKernel] = b.kernel
+	}
+	if !b.whole() && b.ramdisk != "" {
+		tags[tagRamdisk] = b.ramdisk
+	}
+	return tags
 }
 
 func (b *boots) of(role providers.Role) *string {
@@ -216,9 +231,17 @@ func (u *upload) imageOf(ctx context.Context) (*record, error) {
 	return image, nil
 }
 
-// attach registers an image anew, from the bundle that it has, with one companion more. The
-// one that was there goes when the new one is whole.
+// attach gives an image one companion more. When it has both, it is registered anew, from
+// the bundle that it has, and the one that was there goes when the new one is whole.
 func (u *upload) attach(ctx context.Context, old *record) error {
+	b := boots{kernel: old.boots(providers.Kernel), ramdisk: old.boots(providers.Ramdisk)}
+	*b.of(u.spec.Role) = u.id
+	if !b.whole() {
+		if err := u.s.ec2.SetTags(ctx, []string{old.ID}, b.tags(), nil); err != nil {
+			return err
+		}
+		return u.p.settle(ctx, u.s, u.id)
+	}
 	at, err := old.bundle()
 	if err != nil {
 		return err
@@ -227,8 +250,6 @@ func (u *upload) attach(ctx context.Context, old *record) error {
 	if err != nil {
 		return err
 	}
-	b := boots{kernel: old.Kernel, ramdisk: old.Ramdisk}
-	*b.of(u.spec.Role) = u.id
 	reg := registration{at: at, name: old.name(), job: u.spec.Job, arch: old.Architecture, boots: b, kind: bundle.Machine}
 	r, err := u.p.register(ctx, u.s, reg, all)
 	if err != nil {
@@ -250,6 +271,8 @@ func (u *upload) replace(ctx context.Context, r, old *record) error {
 	if old.name() != r.Name {
 		tags[tagName] = old.name()
 	}
+	delete(tags, tagKernel)
+	delete(tags, tagRamdisk)
 	tags[tagMtime] = old.updated().Format(time.RFC3339Nano)
 	if err := u.s.ec2.SetTags(ctx, []string{r.ID}, tags, nil); err != nil {
 		return err

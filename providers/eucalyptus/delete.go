@@ -157,7 +157,7 @@ func (p *Provider) leaving(ctx context.Context, e providers.Entry) (s *session, 
 		return nil, nil, nil, disk.Errorf(disk.Unsupported, "it is no image, but a part of one, or a capture")
 	}
 	goes = []record{*r}
-	if r.Kernel == "" && r.Ramdisk == "" {
+	if r.boots(providers.Kernel)+r.boots(providers.Ramdisk) == "" {
 		return s, goes, nil, nil
 	}
 	records, err := p.everyRecord(ctx)
@@ -191,9 +191,14 @@ func (p *Provider) leaving(ctx context.Context, e providers.Entry) (s *session, 
 // neededBy is an image, but for one, that boots with a companion; empty for none.
 func neededBy(records []record, companion, but string) string {
 	for _, r := range records {
-		if r.ID != but && (r.Kernel == companion || r.Ramdisk == companion) {
+		if r.ID != but && r.needs(companion) {
 			return r.ID
 		}
 	}
 	return ""
+}
+
+// needs tells whether an image boots with a companion.
+func (r *record) needs(companion string) bool {
+	return r.boots(providers.Kernel) == companion || r.boots(providers.Ramdisk) == companion
 }

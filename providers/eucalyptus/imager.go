@@ -151,7 +151,7 @@ func (i *imaging) verifyBundle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	there, err := i.s.store.list(ctx, i.j.folder())
+	there, err := i.s.store.list(ctx, i.j.area())
 	if err != nil {
 		return err
 	}
@@ -159,7 +159,7 @@ func (i *imaging) verifyBundle(ctx context.Context) error {
 		return disk.Errorf(disk.Malformed, "the bundle that the cloud has made has no manifest")
 	}
 	for _, o := range objects[:len(objects)-1] { // the last would be an index
-		if _, ok := there[o.key[len(i.j.Folder):]]; !ok {
+		if _, ok := there[o.key[len(i.j.area().key):]]; !ok {
 			return disk.Errorf(disk.Malformed, "the bundle that the cloud has made lacks object %q", o)
 		}
 	}

@@ -31,7 +31,7 @@ type journal struct {
 	Role   string `json:"role,omitempty"`
 	Size   int64  `json:"size"` // of the disk, bytes; -1 for a capture
 	Bucket string `json:"bucket"`
-	Folder string `json:"folder"` // that all keys begin with, which ends in a slash; nothing else is in it
+	Folder string `json:"folder,omitempty"` // of an upload: that all keys begin with, which ends in a slash
 	Bundle string `json:"bundle"` // the name of the bundle
 	Task   string `json:"task,omitempty"` // of a capture: the cloud's task
 	Key    string `json:"key,omitempty"`  // of the content, hex
@@ -49,16 +49,20 @@ const (
 )
 
 // newJournal writes a new one. Its file is there, complete, before anything is made.
-func (p *Provider) newJournal(s *session, job, name string, size int64) (*journal, error) {
+func (p *Provider) newJournal(s *session, job, image string, size int64) (*journal, error) {
 	if p.o.Dir == "" {
 		return nil, disk.Hint(disk.Errorf(disk.Invalid, "the provider has no folder for the state of what is half made"), "give it one: the state directory has room for it")
 	}
 	id := make([]byte, 8)
 	rand.Read(id) // never fails
 	token := hex.EncodeToString(id)
+	name, folder := safeName(image), safeName(image)+"-"+token+"/"
+	if size < 0 { // the cloud has no folders for what it bundles
+		name, folder = safeName(image)+"-"+token, ""
+	}
 	secret := crypt.AES128CBC{}.NewSecret()
 	j := &journal{
-		Schema: journalSchema, Job: job, Name: name, Size: size, Bucket: p.bucketName(s), Folder: safeName(name) + "-" + token + "/", Bundle: safeName(name),
+		Schema: journalSchema, Job: job, Name: image, Size: size, Bucket: p.bucketName(s), Folder: folder, Bundle: name,
 		Key: hex.EncodeToString(secret.Key), IV: hex.EncodeToString(secret.IV), token: token, path: p.journalPath(token),
 	}
 	if err := os.MkdirAll(p.o.Dir, 0o700); err != nil {
@@ -147,8 +151,8 @@ func (j *journal) read() error {
 	if err := json.Unmarshal(text, j); err != nil || j.Schema != journalSchema {
 		return disk.Errorf(disk.Malformed, "read journal %s: it is none of this program: %w", j.path, err)
 	}
-	if j.Bucket == "" || j.Bundle == "" || !strings.HasSuffix(j.Folder, "-"+j.token+"/") { // all below it is removed
-		return disk.Errorf(disk.Malformed, "read journal %s: it names no folder of its own", j.path)
+	if j.Bucket == "" || !strings.Contains(j.area().key, "-"+j.token) { // all of it is removed
+		return disk.Errorf(disk.Malformed, "read journal %s: it names no place of its own", j.path)
 	}
 	if _, err := os.Stat(j.path); err != nil { // it was removed before it was locked
 		return disk.Errorf(disk.NotFound, "upload %s is gone", j.token)
@@ -188,10 +192,16 @@ func (j *journal) secret() (s crypt.Secret, err error) {
 	return s, nil
 }
 
-// manifest is the object of the manifest, folder what lies around it.
+// manifest is the object of the manifest.
 func (j *journal) manifest() place { return j.object(j.Bundle + bundle.ManifestSuffix) }
 
-func (j *journal) folder() place { return place{j.Bucket, j.Folder} }
+// area is what all keys begin with, and no others.
+func (j *journal) area() place {
+	if j.Folder != "" {
+		return place{j.Bucket, j.Folder}
+	}
+	return place{j.Bucket, j.Bundle + "."}
+}
 
 func (j *journal) object(name string) place { return place{j.Bucket, j.Folder + name} }
 
@@ -232,7 +242,7 @@ func (p *Provider) undo(ctx context.Context, j *journal) error {
 		}
 		p.own(r.ID, false)
 	}
-	if err := s.store.clear(ctx, j.folder()); err != nil {
+	if err := s.store.clear(ctx, j.area()); err != nil {
 		return err
 	}
 	return j.remove()

@@ -6,19 +6,19 @@ import (
 	"chromogenic/disk"
 )
 
-// The bounds of the name of an image: ImageManager.java of Eucalyptus, and EC2, take 3 to
-// 128 characters, of these alone, and no name twice in an account.
+// The bounds of the name of an image: ImageManager.java of Eucalyptus takes 3 to 128
+// characters, of these alone, and no name twice in an account.
 const (
 	minName   = 3
 	maxName   = 128
-	nameChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 ()./'-_@[]"
+	nameChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789()./-_"
 )
 
 // checkName refuses a name that cannot be kept: what the cloud does not take as a name is a
 // tag.
 func checkName(name string) error {
-	if n := len([]rune(name)); n == 0 || n > maxTagValue {
-		return disk.Errorf(disk.Invalid, "a name of %d characters, it may have 1 to %d", n, maxTagValue)
+	if n := len(name); n == 0 || n > maxTagValue {
+		return disk.Errorf(disk.Invalid, "a name of %d bytes, it may have 1 to %d", n, maxTagValue)
 	}
 	if strings.ContainsRune(name, 0) {
 		return disk.Errorf(disk.Invalid, "a name with a zero byte")
@@ -29,11 +29,11 @@ func checkName(name string) error {
 // cloudName is the name that the cloud takes for an image, the name itself wherever it can
 // be. A salt makes it another one, where the name is in use.
 func cloudName(name, salt string) string {
-	ok := len(name) >= minName && len(name) <= maxName && strings.Trim(name, nameChars) == "" && strings.TrimSpace(name) == name
+	ok := len(name) >= minName && len(name) <= maxName && strings.Trim(name, nameChars) == ""
 	if ok && salt == "" {
 		return name
 	}
-	plain := strings.TrimSpace(plainText(name, nameChars))
+	plain := plainText(name, nameChars)
 	return plain[:min(len(plain), maxName-10)] + "-" + short(name + salt)[:8]
 }
 

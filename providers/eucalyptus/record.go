@@ -1,6 +1,7 @@
 package eucalyptus
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"path"
@@ -129,9 +130,9 @@ func (r *record) role() providers.Role {
 // boots is the id of the companion of a role.
 func (r *record) boots(role providers.Role) string {
 	if role == providers.Kernel {
-		return r.Kernel
+		return cmp.Or(r.Kernel, r.Tags[tagKernel])
 	}
-	return r.Ramdisk
+	return cmp.Or(r.Ramdisk, r.Tags[tagRamdisk])
 }
 
 // companion is the record as that of an image.

