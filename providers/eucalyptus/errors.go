@@ -37,7 +37,7 @@ func storeError(ctx context.Context, err error) error {
 		return err
 	}
 	var resp *awshttp.ResponseError
-	if errors.As(err, &resp) && resp.Response != nil {
+	if errors.As(err, &resp) && resp.Response != nil && resp.HTTPStatusCode() != 0 { // 0 is of no answer
 		return refusal(resp, err)
 	}
 	var cert *tls.CertificateVerificationError

@@ -32,10 +32,10 @@ type journal struct {
 	Size   int64  `json:"size"` // of the disk, bytes; -1 for a capture
 	Bucket string `json:"bucket"`
 	Folder string `json:"folder,omitempty"` // of an upload: that all keys begin with, which ends in a slash
-	Bundle string `json:"bundle"` // the name of the bundle
-	Task   string `json:"task,omitempty"` // of a capture: the cloud's task
-	Key    string `json:"key,omitempty"`  // of the content, hex
-	IV     string `json:"iv,omitempty"`   // hex
+	Bundle string `json:"bundle"`           // the name of the bundle
+	Task   string `json:"task,omitempty"`   // of a capture: the cloud's task
+	Key    string `json:"key,omitempty"`    // of the content, hex
+	IV     string `json:"iv,omitempty"`     // hex
 
 	token string
 	path  string

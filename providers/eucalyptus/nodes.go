@@ -436,6 +436,6 @@ func keyTypes(check ssh.HostKeyCallback, addr string, remote net.Addr) []string 
 // noKey is the key of no host.
 type noKey struct{}
 
-func (noKey) Type() string                         { return "none" }
-func (noKey) Marshal() []byte                      { return []byte("none") }
+func (noKey) Type() string                        { return "none" }
+func (noKey) Marshal() []byte                     { return []byte("none") }
 func (noKey) Verify([]byte, *ssh.Signature) error { return errors.New("it is no key") }

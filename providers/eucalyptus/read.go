@@ -80,7 +80,10 @@ func (p *Provider) openBundle(ctx context.Context, at place) (*opened, error) {
 	case disk.NotFound: // of the bundle: the image is there
 		return nil, disk.Hint(disk.Errorf(disk.Malformed, "its manifest is gone: %w", err), "the image cannot be started either: deregister it, or upload its bundle anew to the same place")
 	case disk.Denied:
-		return nil, disk.Hint(err, "its owner lets the cloud read the bundle, and not this account: ask for read access to the bucket")
+		return nil, &disk.Error{
+			Kind: disk.Denied, RequestID: disk.AsError(err).RequestID, Err: err,
+			Hint: "its owner lets the cloud read the bundle, and not this account: ask for read access to the bucket",
+		}
 	}
 	if err != nil {
 		return nil, err

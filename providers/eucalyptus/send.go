@@ -90,7 +90,9 @@ type sentPart struct {
 }
 
 // is tells whether an object is that part, as far as its size and its ETag tell.
-func (s sentPart) is(o object) bool { return o.size == s.size && o.etag == hex.EncodeToString(s.md5[:]) }
+func (s sentPart) is(o object) bool {
+	return o.size == s.size && o.etag == hex.EncodeToString(s.md5[:])
+}
 
 // A delivery brings the parts of a bundle to the store, some at a time.
 type delivery struct {

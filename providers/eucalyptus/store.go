@@ -54,8 +54,8 @@ func newStore(endpoint string, client *http.Client, retry *providers.Retry, cred
 	return &store{retry: retry, api: s3.New(s3.Options{
 		BaseEndpoint: aws.String(strings.TrimSuffix(endpoint, "/")), Region: region, UsePathStyle: true,
 		Credentials: credentials, HTTPClient: client, Retryer: aws.NopRetryer{},
-		RequestChecksumCalculation:   aws.RequestChecksumCalculationWhenRequired,
-		ResponseChecksumValidation:   aws.ResponseChecksumValidationWhenRequired,
+		RequestChecksumCalculation:     aws.RequestChecksumCalculationWhenRequired,
+		ResponseChecksumValidation:     aws.ResponseChecksumValidationWhenRequired,
 		DisableMultiRegionAccessPoints: true, DisableS3ExpressSessionAuth: aws.Bool(true),
 		ContinueHeaderThresholdBytes: -1,
 	})}

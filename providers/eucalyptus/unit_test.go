@@ -132,7 +132,7 @@ func TestMetadata(t *testing.T) {
 		"tags":        {Meta: disk.Meta{Tags: []string{"a", "b=c", "x=", "aws:z", "chromogenic:job=1", "k=1", "k=2"}}},
 		"many tags":   {Meta: disk.Meta{Tags: []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"}}},
 		"all": {
-			Meta: disk.Meta{Arch: "aarch64", Firmware: "uefi", MinDisk: 10, MinRAM: 512, DiskBus: "virtio", OSType: "linux", OSDistro: "debian", SecureBoot: true, CPUs: 2},
+			Meta:  disk.Meta{Arch: "aarch64", Firmware: "uefi", MinDisk: 10, MinRAM: 512, DiskBus: "virtio", OSType: "linux", OSDistro: "debian", SecureBoot: true, CPUs: 2},
 			Props: map[string]string{"hw_x": "1", "chromogenic_src_y": "größe"}, MetaTime: time.Unix(1600000000, 5).UTC(),
 		},
 	}

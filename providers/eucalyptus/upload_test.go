@@ -1,0 +1,661 @@
+package eucalyptus
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"chromogenic/disk"
+	"chromogenic/disk/disktest"
+	"chromogenic/providers"
+	"chromogenic/providers/internal/bundle"
+	"chromogenic/providers/internal/ec2test"
+)
+
+// TestUploaded looks at what an upload leaves in the cloud: for whom it can be read, and what
+// it is registered as.
+func TestUploaded(t *testing.T) {
+	cloud := ec2test.Start(t, ec2test.Options{})
+	bob := cloud.Account("bob").Number
+	r := newRig(t, cloud, "alice", func(o *Options) { o.Users = []string{bob} })
+	img := noise(21 << 20)
+	spec := specOf("größe 1", img)
+	spec.Meta = disk.Meta{Arch: "i686", Firmware: "bios", Description: "a server", Tags: []string{"env=prod"}, Kernel: "eki-00000000"}
+	e, err := r.upload(t, spec, img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := r.record(t.Context(), e.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i.Virtualization != "hvm" || i.Architecture != "i386" || i.Public || i.Description != "a server" || i.Tags["env"] != "prod" || i.Owner != r.account.Number {
+		t.Errorf("it is registered as %+v", i)
+	}
+	if e.Name != "größe 1" || e.Size != img.Size() || e.Meta.Arch != "i686" || e.Props[providers.SourcePrefix+"kernel_id"] != "eki-00000000" {
+		t.Errorf("it is listed as %+v", e)
+	}
+	members, err := r.Members(t.Context(), e)
+	if err != nil || len(members) != 1 || members[0].ID != bob || members[0].Status != providers.MemberAccepted {
+		t.Errorf("its members are %+v, %v", members, err)
+	}
+	at, text := r.content(t, e)
+	keys := cloud.S3.Keys(at.bucket)
+	if len(keys) != 5 { // three parts, index, manifest
+		t.Errorf("its objects are %q", keys)
+	}
+	for _, key := range keys {
+		if acl := cloud.S3.ACL(at.bucket, key); acl != "aws-exec-read" {
+			t.Errorf("object %s has the ACL %q", key, acl)
+		}
+	}
+	m, err := bundle.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Verify(&r.account.Key.PublicKey); err != nil {
+		t.Error(err)
+	}
+	if m.User != r.account.Number || m.Type != bundle.Machine || m.Architecture != "i386" || m.Size != img.Size() {
+		t.Errorf("the manifest is %+v", m)
+	}
+	r.holds(t, e, img)
+	if left, err := os.ReadDir(r.o.Dir); err != nil || len(left) != 0 {
+		t.Errorf("journals left: %v, %v", left, err)
+	}
+	if len(r.debris(t)) > 0 {
+		t.Errorf("left are %q", r.debris(t))
+	}
+
+	// Deleted, its bundle stays; purged, all goes.
+	if err := r.Delete(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	if now := cloud.S3.Keys(at.bucket); !slices.Equal(now, keys) {
+		t.Errorf("after its deletion there are %q", now)
+	}
+	e = r.put(t, "größe 1", img)
+	what, err := r.SurveyPurge(t.Context(), e)
+	if err != nil || len(what.Files) != 1 || !strings.Contains(what.Files[0], "6 objects") && !strings.Contains(what.Files[0], "5 objects") {
+		t.Errorf("what would go is %+v, %v", what, err)
+	}
+	if err := r.Purge(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	if now := cloud.S3.Keys(at.bucket); !slices.Equal(now, keys) {
+		t.Errorf("after it was purged there are %q", now)
+	}
+}
+
+// TestReplaced puts a new image in the place of one: the old one goes when the new one is
+// there, and not when that fails.
+func TestReplaced(t *testing.T) {
+	cloud := ec2test.Start(t, ec2test.Options{})
+	r := newRig(t, cloud, "alice")
+	img := disktest.Pattern(2<<20, nil)
+	old := r.put(t, "web", img)
+	newer := disktest.Pattern(3<<20, nil)
+	spec := specOf("web", newer)
+	spec.Replaces = &old
+	cloud.Trouble(ec2test.Trouble{On: "RegisterImage", Do: ec2test.Status, Status: 400, Code: "InvalidManifest", Message: "no"})
+	if _, err := r.upload(t, spec, newer); err == nil {
+		t.Fatal("what the cloud refuses is there")
+	}
+	r.holds(t, old, img)
+	e, err := r.upload(t, spec, newer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.holds(t, e, newer)
+	list, err := r.List(t.Context(), providers.Images)
+	if err != nil || len(list) != 1 || list[0].ID != e.ID || list[0].Name != "web" || len(r.debrisButBundles(t)) > 0 {
+		t.Errorf("listed are %+v, %v, left are %q", list, err, r.debrisButBundles(t))
+	}
+}
+
+// debrisButBundles is debris without the objects of complete bundles.
+func (r *rig) debrisButBundles(t *testing.T) []string {
+	t.Helper()
+	return slices.DeleteFunc(r.debris(t), func(s string) bool { return strings.HasPrefix(s, "object ") })
+}
+
+// TestStubs has a cloud that answers with success and does something else.
+func TestStubs(t *testing.T) {
+	cloud := ec2test.Start(t, ec2test.Options{})
+	r := newRig(t, cloud, "alice")
+	img := disktest.Pattern(1<<20, nil)
+	for name, tr := range map[string]ec2test.Trouble{
+		"a page":    {On: "RegisterImage", Do: ec2test.Page},
+		"a refusal": {On: "RegisterImage", Do: ec2test.Status, Status: 400, Code: "AuthFailure", Message: "Manifest is not accessible"},
+		"no tags":   {On: "CreateTags", Do: ec2test.Status, Status: 400, Code: "TagLimitExceeded", Message: "enough"},
+		"not done":  {On: "ModifyImageAttribute", Do: ec2test.Status, Status: 400, Code: "InvalidParameterValue", Message: "no"},
+	} {
+		cloud.Trouble(tr)
+		if _, err := r.upload(t, specOf("web", img), img); err == nil {
+			t.Errorf("%s: the upload has succeeded", name)
+		}
+		if ids := cloud.ImageIDs(); len(ids) != 0 {
+			t.Errorf("%s: registered are %q", name, ids)
+		}
+		if left := r.debris(t); len(left) > 0 {
+			t.Errorf("%s: left are %q", name, left)
+		}
+	}
+}
+
+// TestLostAnswers loses the answers of what makes or removes something.
+func TestLostAnswers(t *testing.T) {
+	cloud := ec2test.Start(t, ec2test.Options{})
+	r := newRig(t, cloud, "alice", func(o *Options) { o.Retry = 5 * time.Second })
+	img := disktest.Pattern(1<<20, nil)
+	for _, action := range []string{"RegisterImage", "CreateTags", "ModifyImageAttribute", "DescribeImages"} {
+		cloud.Trouble(ec2test.Trouble{On: action, Do: ec2test.Lost})
+		e, err := r.upload(t, specOf("web", img), img)
+		if err != nil {
+			t.Errorf("%s: %v", action, err)
+			continue
+		}
+		if ids := cloud.ImageIDs(); len(ids) != 1 {
+			t.Errorf("%s: registered are %q", action, ids)
+		}
+		cloud.Trouble(ec2test.Trouble{On: "DeregisterImage", Do: ec2test.Lost})
+		r.remove(t, e)
+	}
+	if left := r.debris(t); len(left) > 0 {
+		t.Errorf("left are %q", left)
+	}
+}
+
+// TestKilled kills a process in the middle of an upload, by SIGKILL, and takes that up: what
+// is there is not sent again. Killed again before the end, it is removed.
+func TestKilled(t *testing.T) {
+	if os.Getenv("EUCA_TEST_CHILD") != "" {
+		t.Skip("it is the child")
+	}
+	cloud := ec2test.Start(t, ec2test.Options{})
+	r := newRig(t, cloud, "alice")
+	img := noise(52 << 20)
+	bucket := "chromogenic-" + r.account.Number
+	start := func(after int, token string) string {
+		t.Helper()
+		hold := cloud.S3.Trouble(ec2test.Trouble{On: "PUT", Contains: ".part.", Do: ec2test.Stall, After: after, Times: -1})
+		defer cloud.S3.Calm()
+		child := exec.Command(os.Args[0], "-test.run=^TestKilledChild$", "-test.v")
+		child.Env = append(os.Environ(), "EUCA_TEST_CHILD="+r.o.Eucarc, "EUCA_TEST_DIR="+r.o.Dir, "EUCA_TEST_TOKEN="+token)
+		out, err := child.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		_ = hold
+		line := make([]byte, 4096)
+		n, _ := out.Read(line)
+		_, rest, _ := strings.Cut(string(line[:n]), "token ")
+		fields := strings.Fields(rest)
+		if len(fields) == 0 {
+			child.Process.Kill()
+			t.Fatalf("the child says %q", line[:n])
+		}
+		for began := time.Now(); len(parts(cloud.S3.Keys(bucket))) < after; time.Sleep(10 * time.Millisecond) {
+			if time.Since(began) > 20*time.Second {
+				child.Process.Kill()
+				t.Fatalf("there are %q after 20 s", cloud.S3.Keys(bucket))
+			}
+		}
+		if _, err := r.Resume(t.Context(), providers.Spec{}, []byte(fields[0])); disk.KindOf(err) != disk.Busy {
+			t.Errorf("an upload whose process lives is resumed: %v", err)
+		}
+		if left, err := r.Leftovers(t.Context()); err != nil || len(left) != 0 {
+			t.Errorf("an upload whose process lives is left over: %q, %v", left, err)
+		}
+		if err := child.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = child.Wait()
+		return fields[0]
+	}
+
+	token := start(2, "")
+	if left, err := r.Leftovers(t.Context()); err != nil || len(left) != 1 || left[0] != specOf("", img).Job+"/"+token {
+		t.Errorf("left over are %q, %v", left, err)
+	}
+	if len(cloud.ImageIDs()) != 0 {
+		t.Errorf("registered are %q", cloud.ImageIDs())
+	}
+	info, err := os.Stat(filepath.Join(r.o.Dir, token+journalEnd))
+	if err != nil || info.Mode() != 0o600 {
+		t.Errorf("the journal is %v, %v", info, err)
+	}
+	had := len(parts(cloud.S3.Keys(bucket)))
+	cloud.S3.ResetTraffic()
+	u, err := r.Resume(t.Context(), specOf("web", img), []byte(token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Send(t.Context(), img, func(int64) {}); err != nil {
+		t.Fatal(err)
+	}
+	if puts := cloud.S3.Traffic().Requests["PUT"]; puts != 6-had+1 { // and the index
+		t.Errorf("%d objects were put, with %d of 6 parts there", puts, had)
+	}
+	if _, err := u.Verify(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e, err := u.Commit(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.holds(t, e, img)
+	if left := r.debris(t); len(left) > 0 {
+		t.Errorf("left are %q", left)
+	}
+	if _, err := r.Resume(t.Context(), specOf("web", img), []byte(token)); disk.KindOf(err) != disk.NotFound {
+		t.Errorf("an upload that is over is resumed: %v", err)
+	}
+	r.remove(t, e)
+
+	// What is left over can be released, and another job's spec ends it.
+	token = start(1, "")
+	if err := r.Release(t.Context(), specOf("", img).Job+"/"+token); err != nil {
+		t.Fatal(err)
+	}
+	if left := r.debris(t); len(left) > 0 {
+		t.Errorf("left after the release are %q", left)
+	}
+	token = start(1, "")
+	other := specOf("web", img)
+	other.Size++
+	if _, err := r.Resume(t.Context(), other, []byte(token)); disk.KindOf(err) != disk.Invalid {
+		t.Errorf("an upload of another image is resumed: %v", err)
+	}
+	if left := r.debris(t); len(left) > 0 {
+		t.Errorf("left after that are %q", left)
+	}
+}
+
+func parts(keys []string) []string {
+	return slices.DeleteFunc(keys, func(k string) bool { return !strings.Contains(k, ".part.") })
+}
+
+// TestKilledChild is the process that is killed.
+func TestKilledChild(t *testing.T) {
+	rc := os.Getenv("EUCA_TEST_CHILD")
+	if rc == "" {
+		t.Skip("it is started by TestKilled")
+	}
+	p, err := New(Options{Name: "euca", Eucarc: rc, Dir: os.Getenv("EUCA_TEST_DIR"), Index: true, Stall: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := noise(52 << 20)
+	u, err := p.Begin(t.Context(), specOf("web", img))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println("token", string(u.Token()))
+	t.Fatal(u.Send(t.Context(), img, func(int64) {}))
+}
+
+// TestCutOff ends a commit at every step, as a crash does, and looks at what the next process
+// makes of it.
+func TestCutOff(t *testing.T) {
+	cloud := ec2test.Start(t, ec2test.Options{})
+	img := disktest.Pattern(1<<20, nil)
+	for _, action := range []string{"RegisterImage", "CreateTags", "ModifyImageAttribute"} {
+		r := newRig(t, cloud, "alice")
+		u, err := r.Begin(t.Context(), specOf("web", img))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = u.Send(t.Context(), img, func(int64) {})
+		if err == nil {
+			_, err = u.Verify(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		cloud.Trouble(ec2test.Trouble{On: action, Do: ec2test.Status, Status: 400, Code: "InvalidParameterValue", Message: "no"})
+		if _, err := u.Commit(t.Context()); err == nil {
+			t.Fatalf("%s: it is committed", action)
+		}
+		if err := u.Suspend(); err != nil { // the process is gone
+			t.Fatal(err)
+		}
+		if list, err := r.List(t.Context(), providers.Images); err != nil || len(list) != 0 {
+			t.Errorf("%s: half registered is %+v, %v", action, list, err)
+		}
+		next := *r
+		if next.Provider, err = New(r.o); err != nil {
+			t.Fatal(err)
+		}
+		again, err := next.Resume(t.Context(), specOf("web", img), u.Token())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := again.Send(t.Context(), img, func(int64) {}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := again.Verify(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		e, err := again.Commit(t.Context())
+		if err != nil {
+			t.Fatalf("%s: %v", action, err)
+		}
+		next.holds(t, e, img)
+		if ids := cloud.ImageIDs(); len(ids) != 1 {
+			t.Errorf("%s: registered are %q", action, ids)
+		}
+		next.remove(t, e)
+		if left := next.debris(t); len(left) > 0 {
+			t.Errorf("%s: left are %q", action, left)
+		}
+	}
+}
+
+// TestLostJournal finds an image that a process on this machine has registered and left, and
+// whose journal is gone.
+func TestLostJournal(t *testing.T) {
+	cloud := ec2test.Start(t, ec2test.Options{})
+	r := newRig(t, cloud, "alice")
+	e := r.put(t, "web", disktest.Pattern(1<<20, nil))
+	gone := fmt.Sprintf("%s:%d", machine(), 1<<22+1)
+	if err := r.current.ec2.SetDescription(t.Context(), e.ID, marked(stateCommit, "JOB", gone)); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := r.List(t.Context(), providers.Images); err != nil || len(list) != 0 {
+		t.Errorf("it is listed: %+v, %v", list, err)
+	}
+	left, err := r.Leftovers(t.Context())
+	if err != nil || len(left) != 1 || left[0] != "JOB/"+e.ID {
+		t.Fatalf("left over are %q, %v", left, err)
+	}
+	if err := r.Release(t.Context(), left[0]); err != nil {
+		t.Fatal(err)
+	}
+	if ids, keys := cloud.ImageIDs(), r.debris(t); len(ids)+len(keys) != 0 {
+		t.Errorf("left are %q and %q", ids, keys)
+	}
+	whole := r.put(t, "web", disktest.Pattern(1<<20, nil))
+	if err := r.Release(t.Context(), "JOB/"+whole.ID); disk.KindOf(err) != disk.NotFound {
+		t.Errorf("an image that is whole is released: %v", err)
+	}
+}
+
+// TestJournals gives journals that are none.
+func TestJournals(t *testing.T) {
+	r := &rig{dir: alone(t)}
+	p, err := New(Options{Name: "euca", Dir: r.dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := journal{Schema: 1, Bucket: "b", Folder: "web-0011223344556677/", Bundle: "web"}
+	for name, change := range map[string]func(j *journal){
+		"schema":    func(j *journal) { j.Schema = 2 },
+		"bucket":    func(j *journal) { j.Bucket = "" },
+		"folder":    func(j *journal) { j.Folder = "web/" },
+		"no folder": func(j *journal) { j.Folder = "" },
+	} {
+		j := good
+		change(&j)
+		text, err := json.Marshal(j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, filepath.Join(r.dir, "0011223344556677.journal"), string(text))
+		if _, err := p.journal("0011223344556677"); disk.KindOf(err) != disk.Malformed {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, token := range []string{"", "..", "../x", "0011", "zz11223344556677", "ff11223344556677"} {
+		if _, err := p.journal(token); disk.KindOf(err) != disk.NotFound {
+			t.Errorf("token %q: %v", token, err)
+		}
+	}
+}
+
+// TestRenewed changes the credentials while the provider is used.
+func TestRenewed(t *testing.T) {
+	cloud := ec2test.Start(t, ec2test.Options{})
+	r := newRig(t, cloud, "alice")
+	r.put(t, "web", disktest.Pattern(1<<20, nil))
+	who, source, err := r.Credentials(t.Context())
+	if err != nil || !strings.Contains(who, r.account.Number) || source != "eucarc "+r.o.Eucarc || strings.Contains(who+source, r.account.Secret) {
+		t.Errorf("it is %q of %q, %v", who, source, err)
+	}
+	before := r.Location()
+	r.account = cloud.Account("bob")
+	r.eucarc(t)
+	if list, err := r.List(t.Context(), providers.Images); err != nil || len(list) != 0 {
+		t.Errorf("bob sees %+v, %v", list, err)
+	}
+	if r.Location() == before || before == "" {
+		t.Error("another account has the same location")
+	}
+	secret := r.account.Secret
+	r.account.Secret = "wrong"
+	r.eucarc(t)
+	r.account.Secret = secret
+	_, err = r.List(t.Context(), providers.Images)
+	if disk.KindOf(err) != disk.Denied || strings.Contains(err.Error(), secret) || disk.AsError(err).Hint == "" {
+		t.Errorf("with a wrong secret: %v", err)
+	}
+	if err := r.MayUpload(t.Context()); disk.KindOf(err) != disk.Denied {
+		t.Errorf("who may not log in may upload: %v", err)
+	}
+}
+
+// TestSigV2 signs in version 2: when told to, and when a cloud knows nothing else.
+func TestSigV2(t *testing.T) {
+	cloud := ec2test.Start(t, ec2test.Options{})
+	to, err := url.Parse(cloud.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	old := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if strings.HasPrefix(req.Header.Get("Authorization"), "AWS4") {
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprint(w, `<Response><Errors><Error><Code>AuthFailure</Code><Message>Signature version is not supported</Message></Error></Errors></Response>`)
+			return
+		}
+		seen[req.Method] = true
+		(&httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) { p.SetURL(to); p.Out.Host = p.In.Host }}).ServeHTTP(w, req)
+	}))
+	defer old.Close()
+	img := disktest.Pattern(12<<20, func(b int64) bool { return b%3 == 0 })
+	for name, change := range map[string]func(*Options){"told": func(o *Options) { o.SigV2 = true }, "found": func(*Options) {}} {
+		r := newRig(t, cloud, "alice", change)
+		text, err := os.ReadFile(r.o.Eucarc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, r.o.Eucarc, strings.NewReplacer("http://"+r.wire.addr+"/services/compute", old.URL+"/services/Eucalyptus", "http://"+r.wire.addr+"/services/objectstorage", old.URL+"/services/Walrus").Replace(string(text)))
+		e := r.put(t, "a name of spaces & signs", img)
+		r.holds(t, e, img)
+		r.remove(t, e)
+		if left := r.debris(t); len(left) > 0 {
+			t.Errorf("%s: left are %q", name, left)
+		}
+		if who, _, err := r.Credentials(t.Context()); err != nil || !strings.Contains(who, "version 2") {
+			t.Errorf("%s: it is %q, %v", name, who, err)
+		}
+	}
+	for _, method := range []string{"GET", "PUT", "POST", "DELETE"} {
+		if !seen[method] {
+			t.Errorf("no %s was signed", method)
+		}
+	}
+}
+
+// TestTLS talks to a cloud with an authority of its own.
+func TestTLS(t *testing.T) {
+	cloud := ec2test.Start(t, ec2test.Options{TLS: true})
+	r := newRig(t, cloud, "alice")
+	_, err := r.List(t.Context(), providers.Images)
+	if disk.KindOf(err) != disk.Unreachable || disk.AsError(err).Hint == "" {
+		t.Errorf("an authority that nobody knows: %v (%s)", err, disk.AsError(err).Hint)
+	}
+	t.Setenv("AWS_CA_BUNDLE", writeFile(t, filepath.Join(r.dir, "ca.pem"), string(cloud.CA)))
+	img := disktest.Pattern(1<<20, nil)
+	e := r.put(t, "web", img)
+	r.holds(t, e, img)
+
+	t.Setenv("AWS_CA_BUNDLE", "")
+	rc := filepath.Join(r.dir, "rc")
+	ini := fmt.Sprintf("[global]\ndefault-region = cloud\n[region cloud]\nec2-url = https://%s/services/compute\ns3-url = https://%[1]s/services/objectstorage\nuser = alice\ncertificate = %s\n[user alice]\nkey-id = %s\nsecret-key = %s\nprivate-key = %s\ncertificate = %s\n",
+		r.wire.addr, filepath.Join(rc, "cloud-cert.pem"), r.account.AccessKey, r.account.Secret, filepath.Join(rc, "pk.pem"), filepath.Join(rc, "cert.pem"))
+	for _, line := range []string{"verify-ssl = false", "ca-file = " + filepath.Join(r.dir, "ca.pem")} {
+		writeFile(t, filepath.Join(r.dir, ".euca", "a.ini"), strings.Replace(ini, "user = alice", line+"\nuser = alice", 1))
+		p, err := New(Options{Name: "euca", Profile: "alice@cloud", Dir: r.o.Dir, Retry: time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if list, err := p.List(t.Context(), providers.Images); err != nil || len(list) != 1 {
+			t.Errorf("%s: %+v, %v", line, list, err)
+		}
+	}
+}
+
+// TestKernelsOfUsers uploads a kernel as a user who may not register one.
+func TestKernelsOfUsers(t *testing.T) {
+	cloud := ec2test.Start(t, ec2test.Options{})
+	r := newRig(t, cloud, "alice")
+	img := disktest.Pattern(300_001, nil)
+	spec := specOf("web", img)
+	spec.Role = providers.Kernel
+	_, err := r.upload(t, spec, img)
+	if disk.KindOf(err) != disk.Denied || !strings.Contains(disk.AsError(err).Hint, "administrators") {
+		t.Errorf("it says %v (%s)", err, disk.AsError(err).Hint)
+	}
+	if left := r.debris(t); len(left) > 0 {
+		t.Errorf("left are %q", left)
+	}
+}
+
+// TestSet uploads an image with kernel and ramdisk, and copies it: an EMI that names both.
+func TestSet(t *testing.T) {
+	cloud := ec2test.Start(t, ec2test.Options{})
+	r := newRig(t, cloud, "eucalyptus")
+	img := disktest.Pattern(2<<20, nil)
+	spec := specOf("web", img)
+	spec.Companions = map[providers.Role]providers.Upload{}
+	for _, role := range providers.Roles() {
+		one := disktest.Pattern(200_000+int64(len(role)), nil)
+		s := specOf("web", one)
+		s.Role, s.Together, s.Label = role, true, "vmlinuz "+string(role)
+		u, err := r.Begin(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := u.Send(t.Context(), one, func(int64) {}); err != nil {
+			t.Fatal(err)
+		}
+		spec.Companions[role] = u
+	}
+	e, err := r.upload(t, spec, img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := r.record(t.Context(), e.ID)
+	if err != nil || i.Virtualization != "paravirtual" || !strings.HasPrefix(i.Kernel, "eki-") || !strings.HasPrefix(i.Ramdisk, "eri-") {
+		t.Fatalf("it is registered as %+v, %v", i, err)
+	}
+	if c, _ := e.Companion(providers.Kernel); c.Name != "vmlinuz kernel" || c.Size != 200_006 {
+		t.Errorf("its kernel is %+v", c)
+	}
+	notes, err := r.Share(t.Context(), e, []string{cloud.Account("bob").Number})
+	if err != nil || len(notes) != 1 {
+		t.Errorf("shared: %q, %v", notes, err)
+	}
+	bob := newRig(t, cloud, "bob")
+	list, err := bob.List(t.Context(), providers.Images)
+	if err != nil || len(list) != 1 || len(list[0].Companions) != 2 || list[0].Companions[0].Reason != "" {
+		t.Errorf("bob sees %+v, %v", list, err)
+	}
+	t.Setenv("HOME", r.dir)
+	if _, err := r.Unshare(t.Context(), e, []string{cloud.Account("bob").Number}); err != nil {
+		t.Error(err)
+	}
+	may, err := r.current.ec2.LaunchPermissions(t.Context(), i.Kernel)
+	if err != nil || len(may.Accounts) != 0 {
+		t.Errorf("the kernel is shared with %q, %v", may.Accounts, err)
+	}
+	for _, name := range []string{"bob", "12345"} {
+		if _, err := r.Share(t.Context(), e, []string{name}); disk.KindOf(err) != disk.NotFound || disk.AsError(err).Hint == "" {
+			t.Errorf("shared with %q: %v", name, err)
+		}
+	}
+	rights, err := r.Rights(t.Context())
+	if err != nil || len(rights) != 4 || rights[0].May != providers.Yes || rights[3].May == providers.No {
+		t.Errorf("its rights are %+v, %v", rights, err)
+	}
+}
+
+// TestRefused are what can be known to fail before anything is sent.
+func TestRefused(t *testing.T) {
+	cloud := ec2test.Start(t, ec2test.Options{})
+	img := disktest.Pattern(1<<20, nil)
+	r := newRig(t, cloud, "alice")
+	for name, tt := range map[string]struct {
+		change func(*providers.Spec)
+		kind   disk.Kind
+	}{
+		"format":   {func(s *providers.Spec) { s.Format = "qcow2" }, disk.Invalid},
+		"empty":    {func(s *providers.Spec) { s.Size = 0 }, disk.Invalid},
+		"name":     {func(s *providers.Spec) { s.Name = strings.Repeat("x", 256) }, disk.Invalid},
+		"disk":     {func(s *providers.Spec) { s.Disk = 1 }, disk.Unsupported},
+		"metadata": {func(s *providers.Spec) { s.Props = tooMuch() }, disk.TooLarge},
+	} {
+		spec := specOf("web", img)
+		tt.change(&spec)
+		if _, err := r.Begin(t.Context(), spec); disk.KindOf(err) != tt.kind {
+			t.Errorf("%s: %v, want kind %s", name, err, tt.kind)
+		}
+	}
+	if _, err := r.Accepts(providers.Spec{Store: "qcow2"}); disk.KindOf(err) != disk.Unsupported {
+		t.Errorf("a store of qcow2: %v", err)
+	}
+	if err := os.Remove(filepath.Join(r.dir, "rc", "cloud-cert.pem")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Begin(t.Context(), specOf("web", img)); disk.KindOf(err) != disk.Denied || !strings.Contains(err.Error(), "cloud-cert.pem") {
+		t.Errorf("without the certificate of the cloud: %v", err)
+	}
+	if err := r.MayUpload(t.Context()); disk.KindOf(err) != disk.Denied {
+		t.Errorf("may upload: %v", err)
+	}
+	r = newRig(t, cloud, "alice", func(o *Options) { o.Dir = "" })
+	if _, err := r.Begin(t.Context(), specOf("web", img)); disk.KindOf(err) != disk.Invalid {
+		t.Errorf("without a folder for journals: %v", err)
+	}
+	writeFile(t, filepath.Join(r.dir, "rc", "cert.pem"), string(cloud.Account("bob").Cert))
+	if _, err := r.Begin(t.Context(), specOf("web", img)); disk.KindOf(err) != disk.Denied || !strings.Contains(err.Error(), "is not that of the private key") {
+		t.Errorf("with another's certificate: %v", err)
+	}
+	for _, o := range []Options{{}, {Name: "e", Eucarc: "a", Profile: "b"}, {Name: "e", Users: []string{"bob"}}, {Name: "e", Nodes: &NodeAccess{}}} {
+		if _, err := New(o); disk.KindOf(err) != disk.Invalid {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+}
+
+func tooMuch() map[string]string {
+	props := map[string]string{}
+	for i := range 400 {
+		props[fmt.Sprintf("key%d", i*7919)] = short(fmt.Sprint(i))
+	}
+	return props
+}
