@@ -189,6 +189,8 @@ var refusals = []struct {
 	{"configured maximum instance-store image size", disk.TooLarge},
 	{"Failed to read manifest file", disk.Invalid},
 	{"Invalid image location", disk.Invalid},
+	{"bucket name is not available", disk.Exists}, // of BundleInstance, which makes it
+	{"Custom policy is not acceptable", disk.Invalid},
 	{"Unknown virtualization-type", disk.Invalid},
 	{"Invalid request", disk.Invalid},
 	{"Invalid id:", disk.Invalid},

@@ -97,7 +97,7 @@ func (c *Client) Images(ctx context.Context, f ImageFilter) ([]Image, error) {
 		}
 		for _, i := range out.Images {
 			if aws.ToString(i.ImageId) == "" {
-				return nil, nonsense("an image has no id")
+				return nil, fmt.Errorf("describe images: %w", nonsense("an image has no id"))
 			}
 			all = append(all, image(i))
 		}
@@ -121,11 +121,11 @@ func pages(what string, page func(next *string) (*string, error)) error {
 			return err
 		}
 		if aws.ToString(then) == aws.ToString(next) {
-			return nonsense("%s: a page is followed by itself", what)
+			return fmt.Errorf("%s: %w", what, nonsense("a page is followed by itself"))
 		}
 		next = then
 	}
-	return nonsense("%s: there are more than %d pages", what, maxPages)
+	return fmt.Errorf("%s: %w", what, nonsense("there are more than %d pages", maxPages))
 }
 
 func image(i types.Image) Image {

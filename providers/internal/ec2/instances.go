@@ -2,6 +2,7 @@ package ec2
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -60,7 +61,7 @@ func (c *Client) Instances(ctx context.Context, ids ...string) ([]Instance, erro
 		for _, r := range out.Reservations {
 			for _, i := range r.Instances {
 				if aws.ToString(i.InstanceId) == "" {
-					return nil, nonsense("an instance has no id")
+					return nil, fmt.Errorf("describe instances: %w", nonsense("an instance has no id"))
 				}
 				all = append(all, instance(aws.ToString(r.OwnerId), i))
 			}

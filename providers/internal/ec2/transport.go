@@ -11,7 +11,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -189,7 +188,7 @@ func isAnswer(text []byte, action string) error {
 	}
 	// DescribeServiceCertificatesResponseType is what Eucalyptus calls one.
 	if root != action+"Response" && root != action+"ResponseType" {
-		return nonsense("the answer to %s is a %s", action, cmp.Or(strconv.Quote(root), "text without an element"))
+		return nonsense("the answer to %s is a %q", action, cmp.Or(root, "text without an element"))
 	}
 	return nil
 }

@@ -239,17 +239,13 @@ func (c *Cloud) window(q *query, n int) (from, to int, next string, e *refusal) 
 
 // respond writes an answer. The elements of out stand beside the request's id.
 func respond(action, version, id string, out any) ([]byte, error) {
-	inner, err := xml.Marshal(out)
-	if err != nil {
+	var b bytes.Buffer
+	start := xml.StartElement{Name: xml.Name{Local: action + "Response"}, Attr: []xml.Attr{{Name: xml.Name{Local: "xmlns"}, Value: "http://ec2.amazonaws.com/doc/" + version + "/"}}}
+	if err := xml.NewEncoder(&b).EncodeElement(out, start); err != nil {
 		return nil, err
 	}
-	// Without the element of the Go type.
-	inner = inner[bytes.IndexByte(inner, '>')+1:]
-	if i := bytes.LastIndex(inner, []byte("</")); i >= 0 {
-		inner = inner[:i]
-	}
-	return []byte(fmt.Sprintf(`%s<%sResponse xmlns="http://ec2.amazonaws.com/doc/%s/"><requestId>%s</requestId>%s</%[2]sResponse>`,
-		xml.Header, action, version, id, inner)), nil
+	head, rest, _ := strings.Cut(b.String(), ">")
+	return []byte(xml.Header + head + "><requestId>" + id + "</requestId>" + rest), nil
 }
 
 // ec2Error is an error as Eucalyptus has them. The namespace is none.
