@@ -162,7 +162,7 @@ func TestDamaged(t *testing.T) {
 		}, disk.Malformed, ""},
 		"not packed": {func(t *testing.T, r *rig, at place, text string) {
 			r.forge(t, at, text, forged{packed: bytes.Repeat([]byte("abcd"), 1000), sum: [sha1.Size]byte{1}})
-		}, disk.Malformed, ""},
+		}, disk.Denied, "not compressed by gzip"},
 	}
 	r := newRig(t, cloud, "alice", func(o *Options) { o.Index = false })
 	for name, tt := range tests {

@@ -275,3 +275,33 @@ func (w *wire) cut() {
 	clear(w.conns)
 	_ = err // of what is closed already
 }
+
+// freePort is one that nobody listens on.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// waitFor waits until somebody listens.
+func waitFor(t *testing.T, addr string) {
+	t.Helper()
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+			return
+		}
+		if time.Since(began) > 10*time.Second {
+			t.Fatalf("nobody listens at %s: %v", addr, err)
+		}
+	}
+}
