@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -190,10 +191,8 @@ func TestKilled(t *testing.T) {
 	bucket := "chromogenic-" + r.account.Number
 	start := func(after int) (token string) {
 		t.Helper()
-		cloud.S3.Trouble(ec2test.Trouble{On: "PUT", Contains: ".part.", Do: ec2test.Stall, After: after, Times: -1})
-		defer cloud.S3.Calm()
 		child := exec.Command(os.Args[0], "-test.run=^TestKilledChild$", "-test.v")
-		child.Env = append(os.Environ(), "EUCA_TEST_CHILD="+r.o.Eucarc, "EUCA_TEST_DIR="+r.o.Dir)
+		child.Env = append(os.Environ(), "EUCA_TEST_CHILD="+r.o.Eucarc, "EUCA_TEST_DIR="+r.o.Dir, fmt.Sprint("EUCA_TEST_PARTS=", after))
 		out, err := child.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -213,7 +212,7 @@ func TestKilled(t *testing.T) {
 			child.Process.Kill()
 			t.Fatal("the child says no token")
 		}
-		for began := time.Now(); len(parts(cloud.S3.Keys(bucket))) < after+senders; time.Sleep(10 * time.Millisecond) {
+		for began := time.Now(); len(parts(cloud.S3.Keys(bucket))) < after; time.Sleep(10 * time.Millisecond) {
 			if time.Since(began) > 20*time.Second {
 				child.Process.Kill()
 				t.Fatalf("there are %q after 20 s", cloud.S3.Keys(bucket))
@@ -232,7 +231,7 @@ func TestKilled(t *testing.T) {
 		return token
 	}
 
-	token := start(1)
+	token := start(4)
 	if left, err := r.Leftovers(t.Context()); err != nil || len(left) != 1 || left[0] != specOf("", img).Job+"/"+token {
 		t.Errorf("left over are %q, %v", left, err)
 	}
@@ -252,7 +251,7 @@ func TestKilled(t *testing.T) {
 	if err := u.Send(t.Context(), img, func(int64) {}); err != nil {
 		t.Fatal(err)
 	}
-	if puts := cloud.S3.Traffic().Requests["PUT"]; had != 1+senders || puts != 7-had+1 { // and the index
+	if puts := cloud.S3.Traffic().Requests["PUT"]; had != 4 || puts != 7-had+1 { // and the index
 		t.Errorf("%d objects were put, with %d of 7 parts there", puts, had)
 	}
 	if _, err := u.Verify(t.Context()); err != nil {
@@ -304,7 +303,12 @@ func TestKilledChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img := noise(62 << 20)
+	parts, err := strconv.ParseInt(os.Getenv("EUCA_TEST_PARTS"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It hangs in the middle of the part behind those.
+	img := disktest.Faulty(noise(62<<20), disktest.Faults{Range: disk.Extent{Off: parts*bundle.PartSize + 5<<20, Len: 1}, Hang: true})
 	u, err := p.Begin(t.Context(), specOf("web", img))
 	if err != nil {
 		t.Fatal(err)
