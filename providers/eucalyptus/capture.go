@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -179,7 +180,8 @@ func (p *Provider) awaitTask(ctx context.Context, s *session, task ec2.BundleTas
 	}
 }
 
-// cancelTask ends a task, for a cancelled context too. One that has ended is none.
+// cancelTask ends a task, for a cancelled context too, and waits until the cloud stores
+// nothing more of it. One that has ended is none.
 func (p *Provider) cancelTask(ctx context.Context, s *session, id string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTime)
 	defer cancel()
@@ -187,6 +189,14 @@ func (p *Provider) cancelTask(ctx context.Context, s *session, id string) error 
 	switch disk.KindOf(err) {
 	case disk.NotFound, disk.Busy:
 		return nil
+	}
+	for err == nil {
+		var found []ec2.BundleTask
+		found, err = s.ec2.BundleTasks(ctx, id)
+		if err != nil || !slices.ContainsFunc(found, func(t ec2.BundleTask) bool { return t.ID == id && !t.Done() }) {
+			break
+		}
+		err = pause(ctx, p.o.Poll)
 	}
 	return err
 }

@@ -147,7 +147,7 @@ func (u *upload) register(ctx context.Context, kind string, b boots) error {
 
 // putManifest completes the manifest and stores it behind all parts.
 func (u *upload) putManifest(ctx context.Context, kind string) error {
-	keys, err := u.s.cred.sealing()
+	keys, err := u.s.sealing(ctx)
 	if err != nil {
 		return err
 	}

@@ -331,46 +331,6 @@ func readKey[K any](file string, parse func([]byte) (K, error)) (key K, err erro
 	return key, nil
 }
 
-// sealing is what a bundle is made with.
-type sealing struct {
-	signer      *rsa.PrivateKey
-	user, cloud *rsa.PublicKey
-}
-
-// sealing are the keys for a bundle of this account in this cloud.
-func (c *credentials) sealing() (*sealing, error) {
-	for _, f := range []struct{ file, what string }{
-		{c.key, "private key of the user (EC2_PRIVATE_KEY, private-key)"},
-		{c.cloudCert, "certificate of the cloud (EUCALYPTUS_CERT, certificate of the region)"},
-	} {
-		if f.file == "" {
-			return nil, disk.Hint(disk.Errorf(disk.Denied, "seal bundle: %s names no %s", c.source, f.what),
-				"the archive of credentials of the account has it; without it the cloud could not open the image")
-		}
-	}
-	s := &sealing{}
-	var err error
-	if s.signer, err = readKey(c.key, crypt.ParsePrivateKey); err != nil {
-		return nil, err
-	}
-	s.user = &s.signer.PublicKey
-	if s.cloud, err = readKey(c.cloudCert, crypt.ParsePublicKey); err != nil {
-		return nil, err
-	}
-	if c.cert == "" {
-		return s, nil
-	}
-	cert, err := readKey(c.cert, crypt.ParsePublicKey)
-	if err != nil {
-		return nil, err
-	}
-	if !cert.Equal(s.user) {
-		err := disk.Errorf(disk.Denied, "seal bundle: the certificate %s is not that of the private key %s", c.cert, c.key)
-		return nil, disk.Hint(err, "name the two files that came together")
-	}
-	return s, nil
-}
-
 // stamp tells the files of credentials from those that were read before: paths, sizes and
 // times. Variables of the environment do not change.
 func stamp(o Options) string {

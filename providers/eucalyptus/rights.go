@@ -17,7 +17,7 @@ func (p *Provider) MayUpload(ctx context.Context) error {
 		}
 		return nil
 	}
-	_, err = s.cred.sealing()
+	_, err = s.sealing(ctx)
 	return err
 }
 
@@ -39,7 +39,7 @@ func (p *Provider) Rights(ctx context.Context) ([]providers.Right, error) {
 		err = disk.Errorf(disk.Denied, "there is no private key in %v", looked)
 	}
 	rights = append(rights, right("read images", err, fmt.Sprintf("%d private keys are at hand, for bundles that were made for them", len(keys))))
-	if _, err := s.cred.sealing(); err != nil {
+	if _, err := s.sealing(ctx); err != nil {
 		return append(rights, right("upload images", err, "")), nil
 	}
 	bucket := p.bucketName(s)

@@ -70,7 +70,7 @@ func (p *Provider) check(ctx context.Context, s *session, spec providers.Spec) e
 	if err := checkName(spec.Name); err != nil {
 		return err
 	}
-	if _, err := s.cred.sealing(); err != nil {
+	if _, err := s.sealing(ctx); err != nil {
 		return err
 	}
 	own, err := ownTags(spec.Job, spec.Name, "", spec.Size, spec.Mtime)
