@@ -156,7 +156,9 @@ func (r *rig) holds(t *testing.T, e providers.Entry, want disk.Image) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	disktest.Compare(t, img, want)
+	cache := disk.NewCache(disk.CacheOptions{}) // as the pipeline has one: each read costs a request
+	defer cache.Close()
+	disktest.Compare(t, cache.Image(e.ID, img), want)
 }
 
 // A filler is what providers.Filler is to be.
