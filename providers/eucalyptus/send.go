@@ -45,7 +45,7 @@ func (u *upload) send(ctx context.Context, img disk.Image, progress func(done in
 		return err
 	}
 	d := newDelivery(ctx, u, there, progress)
-	sum := newSumming(img)
+	sum := disk.NewDigester(img) // img is the caller's to close
 	type result struct {
 		m     *bundle.Manifest
 		index []byte
@@ -74,7 +74,7 @@ func (u *upload) send(ctx context.Context, img disk.Image, progress func(done in
 		}
 		u.index = &sentPart{size: int64(len(r.index)), md5: md5.Sum(r.index), sha1: sha1.Sum(r.index)} //nolint:gosec // see above
 	}
-	if u.digest, err = sum.sum(); err != nil {
+	if u.digest, err = sum.Sum(ctx); err != nil {
 		return err
 	}
 	u.manifest, u.parts = r.m, d.parts

@@ -2,7 +2,6 @@ package eucalyptus
 
 import (
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"os/exec"
@@ -14,7 +13,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"chromogenic/disk"
-	"chromogenic/disk/disktest"
 	"chromogenic/providers"
 	"chromogenic/providers/internal/ec2"
 )
@@ -59,39 +57,6 @@ func TestSignV2(t *testing.T) {
 	}
 	if want := "AWS " + access + ":" + string(out); auth != want {
 		t.Errorf("the signature is %q, openssl says %q", auth, want)
-	}
-}
-
-func TestSum(t *testing.T) {
-	for _, size := range []int64{1, 511, 512, 1 << 20, 4 << 20, 4<<20 + 1, 9<<20 + 700, 24 << 20} {
-		img := disktest.Pattern(size, func(b int64) bool { return b%70 < 9 })
-		want, err := disk.Sum(t.Context(), img, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := newSumming(img)
-		buf := make([]byte, 100_000)
-		for e, err := range disk.Extents(img) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			if e.Zero && e.Len > 64<<10 {
-				continue
-			}
-			for off := e.Off; off < e.End(); off += int64(len(buf)) {
-				p := buf[:min(int64(len(buf)), e.End()-off)]
-				if _, err := s.ReadAt(p, off); err != nil && err != io.EOF {
-					t.Fatal(err)
-				}
-			}
-		}
-		if got, err := s.sum(); err != nil || got != want {
-			t.Errorf("%d bytes: the digest is %s, %v; want %s", size, got, err, want)
-		}
-		_, _ = s.ReadAt(buf[:1], 0)
-		if _, err := s.sum(); size > 1 && err == nil {
-			t.Errorf("%d bytes: who reads twice is not told", size)
-		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -482,14 +483,14 @@ func TestSigV2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := map[string]bool{}
+	var seen sync.Map
 	old := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if strings.HasPrefix(req.Header.Get("Authorization"), "AWS4") {
 			w.WriteHeader(http.StatusForbidden)
 			fmt.Fprint(w, `<Response><Errors><Error><Code>AuthFailure</Code><Message>Signature version is not supported</Message></Error></Errors></Response>`)
 			return
 		}
-		seen[req.Method] = true
+		seen.Store(req.Method, true)
 		(&httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) { p.SetURL(to); p.Out.Host = p.In.Host }}).ServeHTTP(w, req)
 	}))
 	defer old.Close()
@@ -512,7 +513,7 @@ func TestSigV2(t *testing.T) {
 		}
 	}
 	for _, method := range []string{"GET", "PUT", "POST", "DELETE"} {
-		if !seen[method] {
+		if _, ok := seen.Load(method); !ok {
 			t.Errorf("no %s was signed", method)
 		}
 	}
