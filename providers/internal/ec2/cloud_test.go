@@ -355,7 +355,9 @@ func TestPages(t *testing.T) {
 // What fails once, and may be asked for again, is.
 func TestAgain(t *testing.T) {
 	for _, trouble := range []ec2test.Trouble{
-		{Do: ec2test.Reset}, {Do: ec2test.Lost}, {Do: ec2test.Truncate, At: 100},
+		{Do: ec2test.Reset},
+		{Do: ec2test.Lost},
+		{Do: ec2test.Truncate, At: 100},
 		{Do: ec2test.Status, Status: 503, Code: "ServiceUnavailable"},
 		{Do: ec2test.Status, Status: 500, Code: "InternalFailure", Message: "database"},
 		{Do: ec2test.Status, Status: 503, Code: "RequestLimitExceeded", RetryAfter: "1"},

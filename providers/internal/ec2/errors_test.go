@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"chromogenic/disk"
+	"chromogenic/disk/disktest"
 	"chromogenic/providers"
 )
 
@@ -243,6 +244,7 @@ func FuzzFault(f *testing.F) {
 	f.Add(400, []byte("<a><Code>x</Code><Code>y</Code><Message><b/>z</Message></a>"))
 	f.Add(400, []byte(strings.Repeat("<a>", 1000)))
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
+		disktest.Within(t)
 		e := parseFault(status, body)
 		if len(e.Message) > maxMessage+len("…") || len(e.Code) > maxMessage+len("…") || strings.ContainsAny(e.Message+e.Code, "\n\r\x00") && !strings.Contains(string(body), "\x00") {
 			t.Errorf("%q %q", e.Code, e.Message)
@@ -268,6 +270,7 @@ func FuzzAnswer(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
+		disktest.Within(t)
 		asked := 0
 		c.t.http.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
 			if asked++; asked > 3 {
