@@ -118,6 +118,20 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// A request that is sent elsewhere stays: who gets it there could send it on.
+func TestRedirect(t *testing.T) {
+	asked := false
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	defer elsewhere.Close()
+	for _, status := range []int{301, 302, 307, 308} {
+		c := client(t, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL+"/there", status) }, nil)
+		_, err := c.Images(t.Context(), ImageFilter{})
+		if e := disk.AsError(err); asked || e.Kind != disk.Unreachable || !strings.Contains(e.Hint, elsewhere.URL+"/there") {
+			t.Errorf("%d: followed %v, %v, hint %q", status, asked, err, e.Hint)
+		}
+	}
+}
+
 // A wrong clock is the reason of most signatures that are refused for no other.
 func TestClockHint(t *testing.T) {
 	c := client(t, answers(403, fmt.Sprintf(queryError, "SignatureDoesNotMatch", "no")), func(o *Options) {
