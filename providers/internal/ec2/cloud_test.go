@@ -218,6 +218,10 @@ func TestImages(t *testing.T) {
 	if list, err := alice.Images(t.Context(), ec2.ImageFilter{IDs: []string{id}}); err != nil || list[0].Description != "another <text> & more" {
 		t.Errorf("%v, %v", list, err)
 	}
+	ok(t, alice.SetDescription(t.Context(), id, ""))
+	if list, err := alice.Images(t.Context(), ec2.ImageFilter{IDs: []string{id}}); err != nil || list[0].Description != "" {
+		t.Errorf("%v, %v", list, err)
+	}
 	if _, err := alice.Images(t.Context(), ec2.ImageFilter{IDs: []string{"emi-00000000"}}); disk.KindOf(err) != disk.NotFound || ec2.Code(err) != "InvalidAMIID.NotFound" || disk.AsError(err).RequestID == "" {
 		t.Errorf("%v", err)
 	}

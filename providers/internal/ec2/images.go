@@ -12,8 +12,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
-
-	"chromogenic/disk"
 )
 
 // The types of an image.
@@ -282,13 +280,10 @@ func (c *Client) Deregister(ctx context.Context, id string) error {
 	})
 }
 
-// SetDescription sets what an image says of itself.
+// SetDescription sets what an image says of itself; an empty text clears it.
 func (c *Client) SetDescription(ctx context.Context, id, text string) error {
-	if text == "" { // the SDK would leave out the value, and with it the change
-		return disk.Errorf(disk.Unsupported, "describe image %s: the service takes no empty description", id)
-	}
 	_, err := call(ctx, c, "describe image "+id, c.api.ModifyImageAttribute, &ec2.ModifyImageAttributeInput{
-		ImageId: set(id), Description: &types.AttributeValue{Value: set(text)},
+		ImageId: set(id), Description: &types.AttributeValue{Value: &text},
 	})
 	return err
 }
