@@ -250,6 +250,33 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// Without an endpoint it is AWS's of the region, and signed for it.
+func TestRegion(t *testing.T) {
+	var got *http.Request
+	c, err := New(Options{
+		Region: "eu-central-1", Retry: providers.NewRetry(time.Nanosecond, 1),
+		Credentials: func(context.Context) (Credentials, error) {
+			return Credentials{AccessKey: "AKI", Secret: "x", Token: "tok"}, nil
+		},
+		HTTP: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			got = r
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("<DescribeImagesResponse/>")), Request: r}, nil
+		})},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Images(t.Context(), ImageFilter{}); err != nil {
+		t.Fatal(err)
+	}
+	if got.URL.String() != "https://ec2.eu-central-1.amazonaws.com/" || !strings.Contains(got.Header.Get("Authorization"), "/eu-central-1/ec2/aws4_request") || got.Header.Get("X-Amz-Security-Token") != "tok" {
+		t.Errorf("%s %v", got.URL, got.Header)
+	}
+	if _, err := c.ServiceCertificates(t.Context()); disk.KindOf(err) != disk.Unsupported {
+		t.Errorf("%v", err)
+	}
+}
+
 // FuzzFault reads whatever a server may send for an error.
 func FuzzFault(f *testing.F) {
 	f.Add(500, []byte(fmt.Sprintf(queryError, "A", "b")))
