@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/xml"
 	"fmt"
+	"net"
 	"net/url"
 	"path"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -51,15 +53,13 @@ type ServiceCertificate struct {
 
 // ServiceCertificates asks Eucalyptus, from 4.2 on, for its certificates: what eucarc has
 // as EUCALYPTUS_CERT is that of service compute and usage image-bundling. It is a service
-// of its own beside that of the endpoint, /services/Empyrean, which takes signatures of
-// version 4. The wire format is that of euca2ools (commands/bootstrap) and of
+// of its own beside that of the endpoint, which takes signatures of version 4. The wire format is that of euca2ools (commands/bootstrap) and of
 // github.com/sjones4/eucalyptus-sdk-go (models/apis/euserv).
 func (c *Client) ServiceCertificates(ctx context.Context) ([]ServiceCertificate, error) {
 	if c.t.endpoint == nil {
 		return nil, disk.Errorf(disk.Unsupported, "find the cloud's certificate: AWS has no such service")
 	}
-	to := *c.t.endpoint
-	to.Path, to.RawPath = path.Join(path.Dir(path.Clean("/"+to.Path)), "Empyrean"), ""
+	to := bootstrap(*c.t.endpoint)
 	signer := *c.t
 	signer.sigV2 = false
 	var text []byte
@@ -90,4 +90,17 @@ func (c *Client) ServiceCertificates(ctx context.Context) ([]ServiceCertificate,
 		}
 	}
 	return list, nil
+}
+
+// bootstrap is the address of the service of certificates: /services/Empyrean at the same
+// host, or the host bootstrap of the domain where services have hosts of their own.
+func bootstrap(u url.URL) url.URL {
+	u.RawPath = ""
+	_, domain, _ := strings.Cut(u.Host, ".")
+	if at := path.Clean("/" + u.Path); at != "/" || net.ParseIP(u.Hostname()) != nil || domain == "" {
+		u.Path = path.Join(path.Dir(at), "Empyrean")
+		return u
+	}
+	u.Host, u.Path = "bootstrap."+domain, "/"
+	return u
 }

@@ -49,7 +49,7 @@ type Options struct {
 	Credentials func(context.Context) (Credentials, error) // asked for each request: they may be renewed
 	SigV2       bool                                       // old clouds: sign with version 2
 	Version     string                                     // of the API, sent with each request; empty is the SDK's, 2016-11-15
-	HTTP        *http.Client                               // TLS settings, time limits; nil is the default
+	HTTP        *http.Client                               // TLS settings, time limits; nil is the default, with two minutes for a request
 	Retry       *providers.Retry                           // the one retry layer; nil is one of 16 requests at a time
 	Now         func() time.Time                           // the clock of signatures; nil is the machine's
 

@@ -6,7 +6,6 @@ import (
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -30,7 +29,7 @@ func client(t testing.TB, c *ec2test.Cloud, name string, change func(*ec2.Option
 	o := ec2.Options{
 		Endpoint: c.ComputeURL(), Retry: providers.NewRetry(0, 4),
 		Credentials: func(context.Context) (ec2.Credentials, error) {
-			return ec2.Credentials{AccessKey: a.AccessKey, Secret: a.Secret}, nil
+			return ec2.Credentials{AccessKey: a.AccessKey, Secret: a.Secret, Token: a.Token}, nil
 		},
 	}
 	if c.CA != nil {
@@ -120,6 +119,27 @@ func TestSignatures(t *testing.T) {
 	}
 }
 
+// Temporary credentials go with their token, and are nothing without it.
+func TestToken(t *testing.T) {
+	c := ec2test.Start(t, ec2test.Options{})
+	c.Account("bob").Token = "to/ke+n=="
+	for _, v2 := range []bool{false, true} {
+		bob := client(t, c, "bob", func(o *ec2.Options) { o.SigV2 = v2 })
+		if _, err := bob.Images(t.Context(), ec2.ImageFilter{}); err != nil {
+			t.Errorf("version 2 %v: %v", v2, err)
+		}
+		bare := client(t, c, "bob", func(o *ec2.Options) {
+			o.SigV2 = v2
+			o.Credentials = func(context.Context) (ec2.Credentials, error) {
+				return ec2.Credentials{AccessKey: c.Account("bob").AccessKey, Secret: c.Account("bob").Secret}, nil
+			}
+		})
+		if _, err := bare.Images(t.Context(), ec2.ImageFilter{}); disk.KindOf(err) != disk.Denied || ec2.Code(err) != "InvalidClientTokenId" {
+			t.Errorf("without a token, version 2 %v: %v", v2, err)
+		}
+	}
+}
+
 func TestImages(t *testing.T) {
 	c := ec2test.Start(t, ec2test.Options{})
 	alice, bob := client(t, c, "alice", nil), client(t, c, "bob", nil)
@@ -178,9 +198,11 @@ func TestImages(t *testing.T) {
 	if err := alice.SetTags(t.Context(), []string{id}, map[string]string{"a": "2"}, []string{"a", "b", "none"}); err != nil {
 		t.Fatal(err)
 	}
-	list, err = alice.Images(t.Context(), ec2.ImageFilter{Tags: map[string]string{"chromogenic:job": "ä+ &=~\\*%2F"}})
-	if err != nil || len(list) > 1 {
-		t.Errorf("%v, %v", list, err)
+	for value, n := range map[string]int{"ä+ &=~*%2F": 1, "ä+*": 0, "*": 0, "ä+ &=~?%2F": 0, `ä+ &=~\*%2F`: 0, "": 0} {
+		list, err = alice.Images(t.Context(), ec2.ImageFilter{Tags: map[string]string{"chromogenic:job": value}})
+		if err != nil || len(list) != n {
+			t.Errorf("%q: %v, %v", value, list, err)
+		}
 	}
 	list, err = alice.Images(t.Context(), ec2.ImageFilter{Tags: map[string]string{"a": "2"}})
 	if err != nil || len(list) != 1 || !cmp.Equal(list[0].Tags, map[string]string{"a": "2", "chromogenic:job": "ä+ &=~*%2F"}) {
@@ -193,6 +215,10 @@ func TestImages(t *testing.T) {
 		t.Fatal(err)
 	}
 	if list, err := alice.Images(t.Context(), ec2.ImageFilter{IDs: []string{id}}); err != nil || list[0].Description != "another <text> & more" {
+		t.Errorf("%v, %v", list, err)
+	}
+	ok(t, alice.SetDescription(t.Context(), id, ""))
+	if list, err := alice.Images(t.Context(), ec2.ImageFilter{IDs: []string{id}}); err != nil || list[0].Description != "" {
 		t.Errorf("%v, %v", list, err)
 	}
 	if _, err := alice.Images(t.Context(), ec2.ImageFilter{IDs: []string{"emi-00000000"}}); disk.KindOf(err) != disk.NotFound || ec2.Code(err) != "InvalidAMIID.NotFound" || disk.AsError(err).RequestID == "" {
@@ -208,6 +234,7 @@ func TestImages(t *testing.T) {
 
 // What a bundle may not be is refused with what Eucalyptus says.
 func TestRegisterRefused(t *testing.T) {
+	c := ec2test.Start(t, ec2test.Options{})
 	for _, tt := range []struct {
 		name   string
 		change func(m *bundle.Manifest)
@@ -254,8 +281,7 @@ func TestRegisterRefused(t *testing.T) {
 		{name: "no place", reg: ec2.Registration{Location: "x", Virtualization: "hvm"}, kind: disk.Other, says: "Invalid image location"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := ec2test.Start(t, ec2test.Options{})
-			at := bundled(t, c, "alice", tt.change)
+			at, before := bundled(t, c, "alice", tt.change), c.Requests("RegisterImage")
 			if tt.after != nil {
 				tt.after(t, c)
 			}
@@ -276,8 +302,8 @@ func TestRegisterRefused(t *testing.T) {
 			if id != "" || err == nil || disk.KindOf(err) != tt.kind || ec2.Code(err) != tt.code || !strings.Contains(err.Error(), tt.says) {
 				t.Errorf("%q, %v %q: %v", id, disk.KindOf(err), ec2.Code(err), err)
 			}
-			if ids := c.ImageIDs(); len(ids) != 0 || c.Requests("RegisterImage") != 1 {
-				t.Errorf("%v after %d tries", ids, c.Requests("RegisterImage"))
+			if ids, tries := c.ImageIDs(), c.Requests("RegisterImage")-before; len(ids) != 0 || tries != 1 {
+				t.Errorf("%v after %d tries", ids, tries)
 			}
 		})
 	}
@@ -350,89 +376,6 @@ func TestPages(t *testing.T) {
 	if list, err := alice.Instances(t.Context()); disk.KindOf(err) != disk.Unreachable || list != nil {
 		t.Errorf("%v, %v", list, err)
 	}
-}
-
-// What fails once, and may be asked for again, is.
-func TestAgain(t *testing.T) {
-	for _, trouble := range []ec2test.Trouble{
-		{Do: ec2test.Reset}, {Do: ec2test.Lost}, {Do: ec2test.Truncate, At: 100},
-		{Do: ec2test.Status, Status: 503, Code: "ServiceUnavailable"},
-		{Do: ec2test.Status, Status: 500, Code: "InternalFailure", Message: "database"},
-		{Do: ec2test.Status, Status: 503, Code: "RequestLimitExceeded", RetryAfter: "1"},
-	} {
-		t.Run(string(trouble.Do)+trouble.Code, func(t *testing.T) {
-			t.Parallel()
-			c := ec2test.Start(t, ec2test.Options{})
-			alice := client(t, c, "alice", nil)
-			c.Launch(c.Account("alice"), ec2test.Instance{EBS: "vol-1"})
-			v := c.Launch(c.Account("alice"), ec2test.Instance{})
-			trouble.On = "DescribeInstances"
-			c.Trouble(trouble)
-			if list, err := alice.Instances(t.Context()); err != nil || len(list) != 2 {
-				t.Errorf("%v, %v", list, err)
-			}
-			trouble.On = "RegisterImage"
-			c.Trouble(trouble)
-			id, err := alice.Register(t.Context(), ec2.Registration{Name: "web", Location: bundled(t, c, "alice", nil), Virtualization: "hvm"})
-			if ids := c.ImageIDs(); err != nil || len(ids) != 1 || ids[0] != id || c.Requests("RegisterImage") != 2 {
-				t.Errorf("%q, %v; there are %v after %d tries", id, err, ids, c.Requests("RegisterImage"))
-			}
-			trouble.On = "BundleInstance"
-			c.Trouble(trouble)
-			task, err := alice.BundleInstance(t.Context(), v, target(c, "alice", "backup", "web"))
-			if err != nil || task.ID != "bun-"+v[2:] || task.Bucket != "backup" || c.Requests("BundleInstance") != 2 {
-				t.Errorf("%+v, %v after %d tries", task, err, c.Requests("BundleInstance"))
-			}
-			trouble.On = "DeregisterImage"
-			c.Trouble(trouble)
-			if err := alice.Deregister(t.Context(), id); err != nil || len(c.ImageIDs()) != 0 {
-				t.Errorf("%v, %v", err, c.ImageIDs())
-			}
-		})
-	}
-}
-
-// A name that another image has, of another bundle, is not ours after a broken try.
-func TestAgainTaken(t *testing.T) {
-	c := ec2test.Start(t, ec2test.Options{})
-	alice := client(t, c, "alice", nil)
-	at := bundled(t, c, "alice", nil)
-	if _, err := alice.Register(t.Context(), ec2.Registration{Name: "web", Location: at, Virtualization: "hvm"}); err != nil {
-		t.Fatal(err)
-	}
-	c.Trouble(ec2test.Trouble{On: "RegisterImage", Do: ec2test.Reset})
-	if id, err := alice.Register(t.Context(), ec2.Registration{Name: "web", Location: "images/other.manifest.xml", Virtualization: "hvm"}); disk.KindOf(err) != disk.Exists {
-		t.Errorf("%q, %v", id, err)
-	}
-}
-
-// A stub's empty success is an error.
-func TestStub(t *testing.T) {
-	c := ec2test.Start(t, ec2test.Options{})
-	alice := client(t, c, "alice", func(o *ec2.Options) {
-		o.HTTP = &http.Client{Transport: stub{}}
-	})
-	id, err := alice.Register(t.Context(), ec2.Registration{Name: "web", Location: "a/b", Virtualization: "hvm"})
-	if id != "" || disk.KindOf(err) != disk.Unsupported || !strings.Contains(err.Error(), "without an id") {
-		t.Errorf("%q, %v", id, err)
-	}
-	if task, err := alice.BundleInstance(t.Context(), "i-12345678", target(c, "alice", "abc", "def")); disk.KindOf(err) != disk.Unsupported {
-		t.Errorf("%v, %v", task, err)
-	}
-}
-
-// A stub answers to every action that it is done.
-type stub struct{}
-
-func (stub) RoundTrip(r *http.Request) (*http.Response, error) {
-	if err := r.ParseForm(); err != nil {
-		return nil, err
-	}
-	name := r.PostForm.Get("Action") + "Response"
-	return &http.Response{
-		StatusCode: 200, Header: http.Header{}, Request: r,
-		Body: io.NopCloser(strings.NewReader("<" + name + "><requestId>1</requestId></" + name + ">")),
-	}, nil
 }
 
 func target(c *ec2test.Cloud, account, bucket, prefix string) ec2.BundleTarget {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"chromogenic/disk"
+	"chromogenic/disk/disktest"
 	"chromogenic/providers"
 )
 
@@ -114,6 +115,20 @@ func TestErrors(t *testing.T) {
 				t.Errorf("it does not say what failed: %v", err)
 			}
 		})
+	}
+}
+
+// A request that is sent elsewhere stays: who gets it there could send it on.
+func TestRedirect(t *testing.T) {
+	asked := false
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	defer elsewhere.Close()
+	for _, status := range []int{301, 302, 307, 308} {
+		c := client(t, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL+"/there", status) }, nil)
+		_, err := c.Images(t.Context(), ImageFilter{})
+		if e := disk.AsError(err); asked || e.Kind != disk.Unreachable || !strings.Contains(e.Hint, elsewhere.URL+"/there") {
+			t.Errorf("%d: followed %v, %v, hint %q", status, asked, err, e.Hint)
+		}
 	}
 }
 
@@ -235,6 +250,33 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// Without an endpoint it is AWS's of the region, and signed for it.
+func TestRegion(t *testing.T) {
+	var got *http.Request
+	c, err := New(Options{
+		Region: "eu-central-1", Retry: providers.NewRetry(time.Nanosecond, 1),
+		Credentials: func(context.Context) (Credentials, error) {
+			return Credentials{AccessKey: "AKI", Secret: "x", Token: "tok"}, nil
+		},
+		HTTP: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			got = r
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("<DescribeImagesResponse/>")), Request: r}, nil
+		})},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Images(t.Context(), ImageFilter{}); err != nil {
+		t.Fatal(err)
+	}
+	if got.URL.String() != "https://ec2.eu-central-1.amazonaws.com/" || !strings.Contains(got.Header.Get("Authorization"), "/eu-central-1/ec2/aws4_request") || got.Header.Get("X-Amz-Security-Token") != "tok" {
+		t.Errorf("%s %v", got.URL, got.Header)
+	}
+	if _, err := c.ServiceCertificates(t.Context()); disk.KindOf(err) != disk.Unsupported {
+		t.Errorf("%v", err)
+	}
+}
+
 // FuzzFault reads whatever a server may send for an error.
 func FuzzFault(f *testing.F) {
 	f.Add(500, []byte(fmt.Sprintf(queryError, "A", "b")))
@@ -243,6 +285,7 @@ func FuzzFault(f *testing.F) {
 	f.Add(400, []byte("<a><Code>x</Code><Code>y</Code><Message><b/>z</Message></a>"))
 	f.Add(400, []byte(strings.Repeat("<a>", 1000)))
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
+		disktest.Within(t)
 		e := parseFault(status, body)
 		if len(e.Message) > maxMessage+len("…") || len(e.Code) > maxMessage+len("…") || strings.ContainsAny(e.Message+e.Code, "\n\r\x00") && !strings.Contains(string(body), "\x00") {
 			t.Errorf("%q %q", e.Code, e.Message)
@@ -268,6 +311,7 @@ func FuzzAnswer(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
+		disktest.Within(t)
 		asked := 0
 		c.t.http.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
 			if asked++; asked > 3 {

@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
-
-	"chromogenic/disk"
 )
 
 // The types of an image.
@@ -67,7 +66,7 @@ type BlockDevice struct {
 }
 
 // An ImageFilter says which images to list; the zero one is of all that the caller may
-// run.
+// run. Names and tags are meant as they stand: nothing in them is a wildcard.
 type ImageFilter struct {
 	IDs          []string
 	Owners       []string // account numbers, or "self"
@@ -83,10 +82,10 @@ func (c *Client) Images(ctx context.Context, f ImageFilter) ([]Image, error) {
 		in.MaxResults = c.pageSize
 	}
 	if len(f.Names) > 0 {
-		in.Filters = append(in.Filters, types.Filter{Name: aws.String("name"), Values: f.Names})
+		in.Filters = append(in.Filters, filter("name", f.Names...))
 	}
 	for _, key := range slices.Sorted(maps.Keys(f.Tags)) {
-		in.Filters = append(in.Filters, types.Filter{Name: aws.String("tag:" + key), Values: []string{f.Tags[key]}})
+		in.Filters = append(in.Filters, filter("tag:"+key, f.Tags[key]))
 	}
 	var all []Image
 	err := pages("describe images", func(next *string) (*string, error) {
@@ -99,7 +98,9 @@ func (c *Client) Images(ctx context.Context, f ImageFilter) ([]Image, error) {
 			if aws.ToString(i.ImageId) == "" {
 				return nil, fmt.Errorf("describe images: %w", nonsense("an image has no id"))
 			}
-			all = append(all, image(i))
+			if i := image(i); f.passes(i) {
+				all = append(all, i)
+			}
 		}
 		return out.NextToken, nil
 	})
@@ -107,6 +108,31 @@ func (c *Client) Images(ctx context.Context, f ImageFilter) ([]Image, error) {
 		return nil, err
 	}
 	return all, nil
+}
+
+// filter asks for any of some values. A character that may be a wildcard, or take away the
+// meaning of one, is any character: passes looks closer.
+func filter(name string, values ...string) types.Filter {
+	f := types.Filter{Name: aws.String(name)}
+	for _, v := range values {
+		f.Values = append(f.Values, anyCharacter.Replace(v))
+	}
+	return f
+}
+
+var anyCharacter = strings.NewReplacer("*", "?", `\`, "?")
+
+// passes tells whether an image has a name and the tags that are asked for.
+func (f ImageFilter) passes(i Image) bool {
+	if len(f.Names) > 0 && !slices.Contains(f.Names, i.Name) {
+		return false
+	}
+	for key, value := range f.Tags {
+		if has, ok := i.Tags[key]; !ok || has != value {
+			return false
+		}
+	}
+	return true
 }
 
 // maxPages is how many pages a listing has at most: of 1,000 entries, a million.
@@ -254,13 +280,10 @@ func (c *Client) Deregister(ctx context.Context, id string) error {
 	})
 }
 
-// SetDescription sets what an image says of itself.
+// SetDescription sets what an image says of itself; an empty text clears it.
 func (c *Client) SetDescription(ctx context.Context, id, text string) error {
-	if text == "" { // the SDK would leave out the value, and with it the change
-		return disk.Errorf(disk.Unsupported, "describe image %s: the service takes no empty description", id)
-	}
 	_, err := call(ctx, c, "describe image "+id, c.api.ModifyImageAttribute, &ec2.ModifyImageAttributeInput{
-		ImageId: set(id), Description: &types.AttributeValue{Value: set(text)},
+		ImageId: set(id), Description: &types.AttributeValue{Value: &text},
 	})
 	return err
 }

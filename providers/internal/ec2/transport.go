@@ -43,10 +43,14 @@ type transport struct {
 	now         func() time.Time
 }
 
+// patience is how long one request may take where nobody says otherwise. To register a
+// bundle takes Eucalyptus seconds.
+const patience = 2 * time.Minute
+
 // stay is a client that follows no redirection: a signature is for one host and path.
 func stay(c *http.Client) *http.Client {
 	if c == nil {
-		c = &http.Client{}
+		c = &http.Client{Timeout: patience}
 	}
 	own := *c
 	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

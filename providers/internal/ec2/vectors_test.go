@@ -133,3 +133,22 @@ func TestHostOf(t *testing.T) {
 		}
 	}
 }
+
+func TestBootstrap(t *testing.T) {
+	for in, want := range map[string]string{
+		"https://h.example:8773/services/compute":     "https://h.example:8773/services/Empyrean",
+		"https://h.example:8773/services/Eucalyptus/": "https://h.example:8773/services/Empyrean",
+		"https://compute.cloud.example:8773/":         "https://bootstrap.cloud.example:8773/",
+		"https://ec2.cloud.example":                   "https://bootstrap.cloud.example/",
+		"http://10.0.0.1:8773/services/compute":       "http://10.0.0.1:8773/services/Empyrean",
+		"http://10.0.0.1:8773":                        "http://10.0.0.1:8773/Empyrean",
+	} {
+		u, err := url.Parse(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := bootstrap(*u); got.String() != want {
+			t.Errorf("%s: %s, want %s", in, got.String(), want)
+		}
+	}
+}

@@ -20,6 +20,7 @@ import (
 type Account struct {
 	Name, Number      string
 	AccessKey, Secret string
+	Token             string          // set by a test, before any request: the keys are temporary, and nothing without it
 	Key               *rsa.PrivateKey // EC2_PRIVATE_KEY
 	Cert              []byte          // EC2_CERT, PEM
 	Admin             bool            // of the cloud

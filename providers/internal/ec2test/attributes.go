@@ -53,8 +53,8 @@ func (c *Cloud) modifyImageAttribute(q *query) (any, *refusal) {
 	if e != nil {
 		return nil, e
 	}
-	if text := q.form.Get("Description.Value") + q.form.Get("Description"); text != "" {
-		i.description = text
+	if q.form.Has("Description.Value") || q.form.Has("Description") {
+		i.description = q.form.Get("Description.Value") + q.form.Get("Description")
 		return done{true}, nil
 	}
 	changed := false
@@ -112,6 +112,9 @@ func (c *Cloud) known(q *query, id string) bool {
 	return false
 }
 
+// maxTags is how many tags a thing may have: the limit of EC2 until 2016.
+const maxTags = 10
+
 func (c *Cloud) createTags(q *query) (any, *refusal) {
 	ids := q.list("ResourceId")
 	for _, id := range ids {
@@ -136,7 +139,7 @@ func (c *Cloud) createTags(q *query) (any, *refusal) {
 			c.tags[id] = map[string]string{}
 		}
 		maps.Copy(c.tags[id], set)
-		if len(c.tags[id]) > 10 { // TagConfiguration? The limit of EC2 at the time
+		if len(c.tags[id]) > maxTags {
 			return nil, refuse(http.StatusBadRequest, "TagLimitExceeded", "The maximum number of tags for a resource has been reached.")
 		}
 	}

@@ -35,7 +35,8 @@ type Options struct {
 	// no certificate of the user: such a bundle cannot be read by anybody else.
 	CloudSeals bool
 
-	// Pace is called before a bundle task enters a state, and may block; nil is at once.
+	// Pace is called before a bundle task enters a state, and may block, but not for ever:
+	// Close waits for it. Nil is at once.
 	Pace func(task, state string)
 }
 

@@ -39,7 +39,7 @@ func (s *Store) form(r *http.Request, bucket string, body []byte) (int, []byte, 
 		fields[part.FormName()] = string(content)
 	}
 	account := s.c.byKey(fields["AWSAccessKeyId"])
-	if account == nil {
+	if account == nil || account.Token != fields["x-amz-security-token"] {
 		return 0, nil, refuse(http.StatusForbidden, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.")
 	}
 	if fields["policy"] == "" || fields["signature"] != mac1(account.Secret, fields["policy"]) {

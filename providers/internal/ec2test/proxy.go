@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/xml"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -340,23 +339,4 @@ func (s *Store) pass(h http.Header, r *http.Request, bucket, key string, query u
 		}
 	}
 	return resp.StatusCode, answer, nil
-}
-
-// policyOf writes an ACL out.
-func policyOf(o object) []byte {
-	const all, authenticated = "http://acs.amazonaws.com/groups/global/AllUsers", "http://acs.amazonaws.com/groups/global/AuthenticatedUsers"
-	grant := func(grantee, permission string) string {
-		return fmt.Sprintf(`<Grant><Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" %s</Grantee><Permission>%s</Permission></Grant>`, grantee, permission)
-	}
-	grants := grant(fmt.Sprintf(`xsi:type="CanonicalUser"><ID>%s</ID><DisplayName>%s</DisplayName>`, o.owner.Number, o.owner.Name), "FULL_CONTROL")
-	switch o.acl {
-	case "public-read":
-		grants += grant(`xsi:type="Group"><URI>`+all+`</URI>`, "READ")
-	case "authenticated-read":
-		grants += grant(`xsi:type="Group"><URI>`+authenticated+`</URI>`, "READ")
-	case "aws-exec-read", "ec2-bundle-read":
-		grants += grant(`xsi:type="CanonicalUser"><ID>000000000001</ID><DisplayName>`+o.acl+`</DisplayName>`, "READ")
-	}
-	return []byte(fmt.Sprintf(`%s<AccessControlPolicy xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Owner><ID>%s</ID><DisplayName>%s</DisplayName></Owner><AccessControlList>%s</AccessControlList></AccessControlPolicy>`,
-		xml.Header, o.owner.Number, o.owner.Name, grants))
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,17 +24,26 @@ func tools() (string, error) {
 	return filepath.Join(cache, "chromogenic", "tools"), err
 }
 
-func program() (string, error) {
+// module is where s3rver is.
+func module() (string, error) {
 	dir, err := tools()
-	return filepath.Join(dir, "s3rver-"+S3rver, "node_modules", "s3rver", "bin", "s3rver.js"), err
+	return filepath.Join(dir, "s3rver-"+S3rver, "node_modules", "s3rver"), err
 }
+
+// script runs s3rver until its standard input ends: however its parent ends, it does too.
+const script = `
+const [module, directory] = process.argv.slice(1);
+process.stdin.on('end', () => process.exit(0)).resume();
+const options = {directory, address: '127.0.0.1', port: 0, silent: true, vhostBuckets: false};
+new (require(module))(options).run().then(({address, port}) => console.log('listening on ' + address + ':' + port));
+`
 
 // Missing tells what there must be for a Cloud, and is not.
 func Missing() error {
 	if _, err := exec.LookPath("node"); err != nil {
 		return errors.New("node is not installed")
 	}
-	path, err := program()
+	path, err := module()
 	if err != nil {
 		return err
 	}
@@ -45,21 +55,25 @@ func Missing() error {
 
 // An s3rver is one that runs.
 type s3rver struct {
-	cmd  *exec.Cmd
-	url  string
-	done chan error
+	cmd   *exec.Cmd
+	stdin io.Closer
+	url   string
+	done  chan error
 }
 
 func startS3rver(dir string) (*s3rver, error) {
 	if err := Missing(); err != nil {
 		return nil, err
 	}
-	path, err := program()
+	path, err := module()
 	if err != nil {
 		return nil, err
 	}
-	s := &s3rver{cmd: exec.Command("node", path, "-d", dir, "-a", "127.0.0.1", "-p", "0", "-s", "--no-vhost-buckets"), done: make(chan error, 1)}
+	s := &s3rver{cmd: exec.Command("node", "-e", script, path, dir), done: make(chan error, 1)}
 	s.cmd.Stderr = os.Stderr
+	if s.stdin, err = s.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -90,6 +104,7 @@ func startS3rver(dir string) (*s3rver, error) {
 
 // stop ends it.
 func (s *s3rver) stop() error {
+	_ = s.stdin.Close()
 	_ = s.cmd.Process.Kill() // it may have ended
 	<-s.done
 	return nil

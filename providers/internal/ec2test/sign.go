@@ -74,7 +74,7 @@ func (c *Cloud) verifyV4(r *http.Request, payload string, forS3 bool) (*Account,
 		return nil, refuse(http.StatusBadRequest, "IncompleteSignature", "the Authorization header is not complete")
 	}
 	account := c.byKey(scope[0])
-	if account == nil {
+	if account == nil || account.Token != r.Header.Get("X-Amz-Security-Token") {
 		return nil, noKey()
 	}
 	at, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
@@ -133,7 +133,7 @@ func (c *Cloud) verifyQueryV2(r *http.Request, path string, form url.Values) (*A
 		return nil, refuse(http.StatusForbidden, "MissingAuthenticationToken", "the request is not signed")
 	}
 	account := c.byKey(form.Get("AWSAccessKeyId"))
-	if account == nil {
+	if account == nil || account.Token != form.Get("SecurityToken") {
 		return nil, noKey()
 	}
 	var algorithm func() hash.Hash
@@ -200,7 +200,7 @@ var subresources = []string{
 func (c *Cloud) verifyHeaderV2(r *http.Request, rest string) (*Account, *refusal) {
 	key, given, _ := strings.Cut(strings.TrimPrefix(r.Header.Get("Authorization"), "AWS "), ":")
 	account := c.byKey(key)
-	if account == nil {
+	if account == nil || account.Token != r.Header.Get("X-Amz-Security-Token") {
 		return nil, refuse(http.StatusForbidden, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.")
 	}
 	date := r.Header.Get("Date")

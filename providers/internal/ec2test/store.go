@@ -31,12 +31,6 @@ type Store struct {
 	failing  [2]string // code and message of the bundles that fail
 }
 
-// An object is what s3rver does not know of one.
-type object struct {
-	owner *Account
-	acl   string // canned
-}
-
 // Traffic is what has come and gone since the beginning, or the last Reset.
 type Traffic struct {
 	Requests map[string]int // by method
@@ -230,26 +224,6 @@ func (s *Store) direct(method, bucket, key string, body []byte, into io.Writer) 
 	_, err = io.Copy(into, resp.Body)
 	return err
 }
-
-// mayRead tells whether somebody may read an object; nil is nobody in particular. The
-// cloud reads what is made for it: aws-exec-read is what bundles are uploaded with,
-// ec2-bundle-read what those of BundleInstance have.
-func (o object) mayRead(who *Account, cloud bool) bool {
-	switch o.acl {
-	case "public-read", "public-read-write":
-		return true
-	case "authenticated-read":
-		return who != nil || cloud
-	case "aws-exec-read", "ec2-bundle-read":
-		if cloud {
-			return true
-		}
-	}
-	return who != nil && who == o.owner
-}
-
-// canned are the ACLs that there are.
-var canned = []string{"private", "public-read", "public-read-write", "authenticated-read", "aws-exec-read", "ec2-bundle-read", "bucket-owner-read", "bucket-owner-full-control", "log-delivery-write"}
 
 // cloudReads gives the content of an object as the cloud's own services get it, up to
 // limit bytes.

@@ -79,6 +79,13 @@ func (c *Cloud) Trouble(t Trouble) *Trouble {
 	return ready
 }
 
+// Calm ends all trouble of EC2; Store.Calm does so for the store.
+func (c *Cloud) Calm() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mischief = nil
+}
+
 // page is what a proxy answers with that knows better.
 const page = "<!DOCTYPE html><html><head><title>Sign in</title></head><body><h1>Welcome</h1><p>Please sign in to the network.</p></body></html>"
 
