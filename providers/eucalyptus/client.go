@@ -123,9 +123,12 @@ func (p *Provider) open(ctx context.Context, cred *credentials, sigv2 bool) (*se
 		})
 	}
 	client := &http.Client{Transport: objects, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	s.store = newStore(endpoint, client, p.retry, signer)
+	s.store = newStore(endpoint, anyRegion, client, p.retry, signer)
 	return s, nil
 }
+
+// anyRegion is that of signatures: Eucalyptus looks at none.
+const anyRegion = "eucalyptus"
 
 // storeURL is that of the object storage; where none is said, the one beside EC2.
 func storeURL(cred *credentials) (string, error) {

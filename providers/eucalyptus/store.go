@@ -50,7 +50,7 @@ type object struct {
 
 // newStore makes a client. SDK retries are off, and so are checksums that Eucalyptus does
 // not know; signatures of version 2 are made by the transport.
-func newStore(endpoint string, client *http.Client, retry *providers.Retry, credentials aws.CredentialsProvider) *store {
+func newStore(endpoint, region string, client *http.Client, retry *providers.Retry, credentials aws.CredentialsProvider) *store {
 	return &store{retry: retry, api: s3.New(s3.Options{
 		BaseEndpoint: aws.String(strings.TrimSuffix(endpoint, "/")), Region: region, UsePathStyle: true,
 		Credentials: credentials, HTTPClient: client, Retryer: aws.NopRetryer{},
@@ -60,9 +60,6 @@ func newStore(endpoint string, client *http.Client, retry *providers.Retry, cred
 		ContinueHeaderThresholdBytes: -1,
 	})}
 }
-
-// region is that of signatures; Eucalyptus takes any.
-const region = "eucalyptus"
 
 // do is a call with its retries.
 func (s *store) do(ctx context.Context, what string, at place, op func(context.Context) error) error {
