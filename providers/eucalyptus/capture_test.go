@@ -229,17 +229,20 @@ func TestVolumes(t *testing.T) {
 	if _, err := r.Open(t.Context(), e, 0); disk.KindOf(err) != disk.Unsupported {
 		t.Errorf("opened: %v", err)
 	}
-	finish := func(state string) {
+	finish := func(state string) (stop func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
 		go func() {
-			for range 100 {
-				time.Sleep(20 * time.Millisecond)
+			defer close(done)
+			for pause(ctx, 20*time.Millisecond) == nil {
 				for _, id := range cloud.ImageIDs() {
 					cloud.SetImageState(id, state)
 				}
 			}
 		}()
+		return func() { cancel(); <-done }
 	}
-	finish("failed")
+	stop := finish("failed")
 	_, _, err := r.CreateImage(t.Context(), e, providers.SnapSpec{Job: captureJob}, providers.Spec{Job: captureJob, Name: "failed", Size: -1})
 	if err == nil || !strings.Contains(err.Error(), "is failed") {
 		t.Errorf("an image that fails: %v", err)
@@ -247,8 +250,8 @@ func TestVolumes(t *testing.T) {
 	if ids := cloud.ImageIDs(); len(ids) != 0 {
 		t.Errorf("left are %q", ids)
 	}
-	time.Sleep(2200 * time.Millisecond) // until nobody fails any more
-	finish("available")
+	stop()
+	defer finish("available")()
 	i, _, err := r.CreateImage(t.Context(), e, providers.SnapSpec{Job: captureJob}, providers.Spec{Job: captureJob, Name: "größe", Size: -1, Mtime: time.Unix(1600000000, 0)})
 	if err != nil {
 		t.Fatal(err)
@@ -325,7 +328,7 @@ func TestNode(t *testing.T) {
 		a := access
 		change(&a)
 		o := r.o
-		o.Nodes, o.Stall = &a, 2*time.Second
+		o.Nodes, o.Stall = &a, time.Second
 		p, err := New(o)
 		if err != nil {
 			t.Fatal(err)

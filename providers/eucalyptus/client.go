@@ -2,10 +2,12 @@ package eucalyptus
 
 import (
 	"context"
+	"crypto/rsa"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -22,6 +24,9 @@ type session struct {
 	store   *store
 	account string // its number
 	sigv2   bool
+
+	mu    sync.Mutex
+	cloud *rsa.PublicKey // that bundles are sealed with, when the cloud was asked for it
 }
 
 // session gives one, made of credentials that are read anew when their files have changed.
@@ -53,6 +58,11 @@ func (p *Provider) session(ctx context.Context) (*session, error) {
 func (p *Provider) login(mark string) (*session, error) {
 	cred, err := readCredentials(p.o)
 	if err != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.current != nil { // the files are being replaced
+			return p.current, nil
+		}
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeoutCause(context.Background(), 2*p.o.Stall, errStalled)

@@ -122,6 +122,9 @@ func (p *Provider) survey(ctx context.Context, e providers.Entry, purge bool) (p
 			what = string(role) + " " + r.ID
 			out.Size = sumSizes(out.Size, r.size())
 		}
+		if at, err := r.bundle(); err == nil && !purge {
+			out.Kept = append(out.Kept, providers.Kept{File: at.String(), Reason: "its bundle stays in the bucket, unless it is purged"})
+		}
 		if purge {
 			objects, err := p.objects(ctx, s, &r)
 			if err != nil {

@@ -57,8 +57,8 @@ func (d *sealed) ReadAt([]byte, int64) (int, error) {
 }
 
 // Fill fetches the bundle and writes the disk, verified, to a spool, which is worth nothing
-// where Fill fails. Parts are fetched beside each other, four of 10 MiB at
-// most of all that are filled together. Progress is called with the bytes of the parts that
+// where Fill fails. Parts are fetched beside each other, three of 10 MiB at
+// most of all that come and go. Progress is called with the bytes of the parts that
 // are done.
 func (d *sealed) Fill(ctx context.Context, to spool, progress func(done int64)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -69,11 +69,12 @@ func (d *sealed) Fill(ctx context.Context, to spool, progress func(done int64)) 
 	return bundle.Unbundle(ctx, d.b.m, d.b.secret, f.fetch, to, progress)
 }
 
-// pieces are the buffers for parts that come, of all images together.
+// pieces are the buffers for parts that come and go, of all images of a provider together. Who
+// has one gives it back without waiting for another.
 type pieces struct{ free chan []byte }
 
-// morePieces is how many parts come at a time: 40 MiB.
-const morePieces = 4
+// morePieces is how many parts are on their way at a time: 30 MiB.
+const morePieces = 3
 
 func newPieces() *pieces {
 	p := &pieces{free: make(chan []byte, morePieces)}

@@ -51,13 +51,19 @@ func (s *session) sealing(ctx context.Context) (*sealing, error) {
 // certificate asks the cloud for the certificate that bundles are sealed with: those of 4.2
 // and later have a service for that.
 func (s *session) certificate(ctx context.Context) (*rsa.PublicKey, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cloud != nil {
+		return s.cloud, nil
+	}
 	list, err := s.ec2.ServiceCertificates(ctx)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
 	for _, c := range list {
 		if err == nil && c.Service == "compute" && c.Usage == "image-bundling" {
-			return crypt.ParsePublicKey(c.PEM)
+			s.cloud, err = crypt.ParsePublicKey(c.PEM)
+			return s.cloud, err
 		}
 	}
 	failed := disk.Errorf(disk.Denied, "seal bundle: %s names no certificate of the cloud (EUCALYPTUS_CERT, certificate of the region), and the cloud gives none", s.cred.source)

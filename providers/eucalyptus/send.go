@@ -15,10 +15,6 @@ import (
 	"chromogenic/providers/internal/bundle"
 )
 
-// senders is how many parts of an upload are on their way at a time: with those that are
-// being made, 60 MiB.
-const senders = 3
-
 // Send bundles img and stores the parts, those not that an earlier process has stored, and
 // the index behind them. Progress is called with the bytes of img that are in parts which
 // the store has.
@@ -101,7 +97,6 @@ type delivery struct {
 	cancel   context.CancelCauseFunc
 	there    map[string]object
 	progress func(int64)
-	free     chan []byte
 	sending  sync.WaitGroup
 
 	mu       sync.Mutex
@@ -113,11 +108,8 @@ type delivery struct {
 }
 
 func newDelivery(ctx context.Context, u *upload, there map[string]object, progress func(int64)) *delivery {
-	d := &delivery{u: u, there: there, progress: progress, free: make(chan []byte, senders), parts: map[string]sentPart{}}
+	d := &delivery{u: u, there: there, progress: progress, parts: map[string]sentPart{}}
 	d.ctx, d.cancel = context.WithCancelCause(ctx)
-	for range senders {
-		d.free <- nil // allocated when it is first used
-	}
 	return d
 }
 
@@ -134,23 +126,19 @@ func (d *delivery) take(ctx context.Context, w bundle.Written, body []byte) erro
 		d.sent(w)
 		return nil
 	}
-	var p []byte
-	select {
-	case p = <-d.free:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	p, err := d.u.p.pieces.get(ctx)
+	if err != nil {
+		return err
 	}
-	if p == nil {
-		p = make([]byte, 0, bundle.PartSize)
-	}
-	p = append(p[:0], body...)
+	n := copy(p, body)
 	if !d.begin() {
+		d.u.p.pieces.put(p)
 		return context.Cause(d.ctx)
 	}
 	go func() {
 		defer d.sending.Done()
-		err := d.u.s.store.put(d.ctx, d.u.j.object(w.Name), p)
-		d.free <- p // has room for all there are
+		err := d.u.s.store.put(d.ctx, d.u.j.object(w.Name), p[:n])
+		d.u.p.pieces.put(p)
 		if err != nil {
 			d.fail(err)
 			return

@@ -2,6 +2,7 @@ package eucalyptus
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -192,16 +193,13 @@ func TestLostAnswers(t *testing.T) {
 // TestKilled kills a process in the middle of an upload, by SIGKILL, and takes that up: what
 // is there is not sent again. Killed again before the end, it is removed.
 func TestKilled(t *testing.T) {
-	if os.Getenv("EUCA_TEST_CHILD") != "" {
-		t.Skip("it is the child")
-	}
 	cloud := ec2test.Start(t, ec2test.Options{})
 	r := newRig(t, cloud, "alice")
 	img := noise(32 << 20)
 	bucket := "chromogenic-" + r.account.Number
 	start := func(after int) (token string) {
 		t.Helper()
-		child := exec.Command(os.Args[0], "-test.run=^TestKilledChild$", "-test.v")
+		child := exec.Command(os.Args[0], "-test.run=^$")
 		child.Env = append(os.Environ(), "EUCA_TEST_CHILD="+r.o.Eucarc, "EUCA_TEST_DIR="+r.o.Dir, fmt.Sprint("EUCA_TEST_PARTS=", after))
 		out, err := child.StdoutPipe()
 		if err != nil {
@@ -303,28 +301,33 @@ func parts(keys []string) []string {
 	return slices.DeleteFunc(keys, func(k string) bool { return !strings.Contains(k, ".part.") })
 }
 
-// TestKilledChild is the process that is killed.
-func TestKilledChild(t *testing.T) {
-	rc := os.Getenv("EUCA_TEST_CHILD")
-	if rc == "" {
-		t.Skip("it is started by TestKilled")
+// TestMain is also the process that TestKilled kills.
+func TestMain(m *testing.M) {
+	if rc := os.Getenv("EUCA_TEST_CHILD"); rc != "" {
+		fmt.Fprintln(os.Stderr, "the process to be killed ends:", sendSome(rc))
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// sendSome sends some parts of an image, whose source then hangs.
+func sendSome(rc string) error {
+	parts, err := strconv.ParseInt(os.Getenv("EUCA_TEST_PARTS"), 10, 64)
+	if err != nil {
+		return err
 	}
 	p, err := New(Options{Name: "euca", Eucarc: rc, Dir: os.Getenv("EUCA_TEST_DIR"), Index: true, Stall: time.Minute})
 	if err != nil {
-		t.Fatal(err)
-	}
-	parts, err := strconv.ParseInt(os.Getenv("EUCA_TEST_PARTS"), 10, 64)
-	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	// It hangs in the middle of the part behind those.
 	img := disktest.Faulty(noise(32<<20), disktest.Faults{Range: disk.Extent{Off: parts*bundle.PartSize + 5<<20, Len: 1}, Hang: true})
-	u, err := p.Begin(t.Context(), specOf("web", img))
+	u, err := p.Begin(context.Background(), specOf("web", img))
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	fmt.Println("token", string(u.Token()))
-	t.Fatal(u.Send(t.Context(), img, func(int64) {}))
+	return u.Send(context.Background(), img, func(int64) {})
 }
 
 // TestCutOff ends a commit at every step, as a crash does, and looks at what the next process
