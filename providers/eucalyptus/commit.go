@@ -48,10 +48,10 @@ func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
 	if err := c.win(ctx); err != nil {
 		return providers.Entry{}, err
 	}
-	if err := u.s.ec2.ChangeLaunchPermissions(ctx, u.id, ec2.Permissions{Accounts: u.p.o.Users}, ec2.Permissions{}); len(u.p.o.Users) > 0 && err != nil {
+	if err := boots.finish(ctx, u); err != nil {
 		return providers.Entry{}, err
 	}
-	if err := boots.finish(ctx, u); err != nil {
+	if err := u.allow(ctx, boots); err != nil {
 		return providers.Entry{}, err
 	}
 	description, _, err := kept(u.spec.Metadata, nil)
@@ -62,6 +62,28 @@ func (u *upload) commit(ctx context.Context) (providers.Entry, error) {
 		return providers.Entry{}, err
 	}
 	return u.committed(ctx)
+}
+
+// allow gives those of the configuration the permission to run the image, and what it boots
+// with, as far as that is ours.
+func (u *upload) allow(ctx context.Context, b boots) error {
+	users := ec2.Permissions{Accounts: u.p.o.Users}
+	if len(users.Accounts) == 0 {
+		return nil
+	}
+	for _, id := range []string{b.kernel, b.ramdisk} {
+		if id == "" {
+			continue
+		}
+		r, err := u.p.record(ctx, id)
+		if err == nil && u.s.mine(r) && !r.Public {
+			err = u.s.ec2.ChangeLaunchPermissions(ctx, id, users, ec2.Permissions{})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return u.s.ec2.ChangeLaunchPermissions(ctx, u.id, users, ec2.Permissions{})
 }
 
 // committed ends an upload whose image is whole: from here on it stays.
@@ -111,13 +133,16 @@ func (u *upload) register(ctx context.Context, kind string, b boots) error {
 	if err != nil {
 		return err
 	}
+	var others []record
 	for _, r := range all {
 		at, err := r.bundle()
 		state, _, _ := r.state()
-		if err == nil && at == u.j.manifest() && state == stateCommit { // of the process that this one resumes
-			if err := u.s.ec2.Deregister(ctx, r.ID); err != nil && disk.KindOf(err) != disk.NotFound {
-				return err
-			}
+		if err != nil || at != u.j.manifest() || state != stateCommit {
+			others = append(others, r)
+			continue
+		}
+		if err := u.s.ec2.Deregister(ctx, r.ID); err != nil && disk.KindOf(err) != disk.NotFound { // of the process that this one resumes
+			return err
 		}
 	}
 	if err := u.putManifest(ctx, kind); err != nil {
@@ -128,7 +153,7 @@ func (u *upload) register(ctx context.Context, kind string, b boots) error {
 		wanted = u.label()
 	}
 	reg := registration{at: u.j.manifest(), name: wanted, job: u.spec.Job, arch: cloudArch(u.spec.Meta.Arch), boots: b, kind: kind}
-	r, err := u.p.register(ctx, u.s, reg, all)
+	r, err := u.p.register(ctx, u.s, reg, others)
 	if err != nil {
 		return err
 	}

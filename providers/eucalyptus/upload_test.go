@@ -377,6 +377,9 @@ func TestCutOff(t *testing.T) {
 			t.Fatalf("%s: %v", action, err)
 		}
 		next.holds(t, e, img)
+		if i, err := next.record(t.Context(), e.ID); err != nil || i.Name != "web" {
+			t.Errorf("%s: the cloud calls it %q, %v", action, i.Name, err)
+		}
 		if ids := cloud.ImageIDs(); len(ids) != 1 {
 			t.Errorf("%s: registered are %q", action, ids)
 		}
@@ -570,7 +573,7 @@ func TestKernelsOfUsers(t *testing.T) {
 // TestSet uploads an image with kernel and ramdisk, and copies it: an EMI that names both.
 func TestSet(t *testing.T) {
 	cloud := ec2test.Start(t, ec2test.Options{})
-	r := newRig(t, cloud, "eucalyptus")
+	r := newRig(t, cloud, "eucalyptus", func(o *Options) { o.Users = []string{cloud.Account("alice").Number} })
 	img := disktest.Pattern(2<<20, nil)
 	spec := specOf("web", img)
 	spec.Companions = map[providers.Role]providers.Upload{}
@@ -612,7 +615,7 @@ func TestSet(t *testing.T) {
 		t.Error(err)
 	}
 	may, err := r.current.ec2.LaunchPermissions(t.Context(), i.Kernel)
-	if err != nil || len(may.Accounts) != 0 {
+	if err != nil || !slices.Equal(may.Accounts, r.o.Users) { // of the upload
 		t.Errorf("the kernel is shared with %q, %v", may.Accounts, err)
 	}
 	for _, name := range []string{"bob", "12345"} {
