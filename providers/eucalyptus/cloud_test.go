@@ -1,6 +1,8 @@
 package eucalyptus
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +19,7 @@ import (
 	"chromogenic/disk"
 	"chromogenic/disk/disktest"
 	"chromogenic/providers"
+	"chromogenic/providers/internal/bundle"
 	"chromogenic/providers/internal/ec2test"
 )
 
@@ -252,4 +255,51 @@ func tooMuch() map[string]string {
 		props[fmt.Sprintf("key%d", i*7919)] = short(fmt.Sprint(i))
 	}
 	return props
+}
+
+// TestBetweenClouds copies an image from one account to that of another cloud: it is encrypted
+// anew, for the cloud and the user that it comes to.
+func TestBetweenClouds(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, to := ec2test.Start(t, ec2test.Options{}), ec2test.Start(t, ec2test.Options{Key: key})
+	alice, bob := newRig(t, from, "alice", func(o *Options) { o.Index = false }), newRig(t, to, "bob")
+	img := disktest.Pattern(12<<20+512, func(b int64) bool { return b%5 < 3 })
+	e := alice.put(t, "web", img)
+	src, err := alice.Open(t.Context(), e, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	whole, err := fetched(t.Context(), src.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := specOf("web", whole)
+	spec.Metadata = e.Metadata
+	copied, err := bob.upload(t, spec, whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bob.holds(t, copied, img)
+	_, text := bob.content(t, copied)
+	m, err := bundle.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.User != bob.account.Number {
+		t.Errorf("it is of account %s", m.User)
+	}
+	for name, reader := range map[string]*rsa.PrivateKey{"cloud": key, "user": bob.account.Key} {
+		if _, err := m.Secret(reader); err != nil {
+			t.Errorf("the %s cannot read it: %v", name, err)
+		}
+	}
+	for name, stranger := range map[string]*rsa.PrivateKey{"cloud": from.Key, "user": alice.account.Key} {
+		if _, err := m.Secret(stranger); disk.KindOf(err) != disk.Denied {
+			t.Errorf("the other %s can read it: %v", name, err)
+		}
+	}
 }

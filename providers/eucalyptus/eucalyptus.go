@@ -6,6 +6,9 @@
 // makes readable at random; without one it has to be fetched as a whole (Filler). What is
 // not finished, or waits, or was captured, is an image too, whose description says so: see
 // state.go. What has not been registered yet is known by its journal: see journal.go.
+//
+// No real cloud was asked when this was written: what Eucalyptus does is said by its source
+// (release 4.4) and by that of euca2ools, and the tests have a stand-in for it.
 package eucalyptus
 
 import (

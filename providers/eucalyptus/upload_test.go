@@ -87,6 +87,9 @@ func TestUploaded(t *testing.T) {
 	}
 
 	// Deleted, its bundle stays; purged, all goes.
+	if what, err := r.Survey(t.Context(), e); err != nil || len(what.Files) != 1 || len(what.Kept) != 1 || what.Kept[0].File != at.String() {
+		t.Errorf("what would go is %+v, %v", what, err)
+	}
 	if err := r.Delete(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}
