@@ -238,6 +238,7 @@ func (p *Provider) Leftovers(ctx context.Context) ([]string, error) {
 		return nil, fmt.Errorf("look for leftovers: %w", err)
 	}
 	var ids []string
+	var errs []error
 	at := map[place]bool{}
 	for _, token := range tokens {
 		j, err := p.journal(token)
@@ -245,8 +246,9 @@ func (p *Provider) Leftovers(ctx context.Context) ([]string, error) {
 		case disk.Busy, disk.NotFound:
 			continue
 		}
-		if err != nil {
-			return ids, fmt.Errorf("look for leftovers: %w", err)
+		if err != nil { // the others are no worse for it
+			errs = append(errs, fmt.Errorf("look for leftovers: %w", err))
+			continue
 		}
 		ids = append(ids, j.Job+"/"+token)
 		at[j.manifest()] = true
@@ -263,7 +265,7 @@ func (p *Provider) Leftovers(ctx context.Context) ([]string, error) {
 			ids = append(ids, job+"/"+r.ID)
 		}
 	}
-	return ids, nil
+	return ids, errors.Join(errs...)
 }
 
 // Release removes a snapshot, or one of Leftovers. One that is gone is released.
