@@ -46,6 +46,8 @@ pigz pigz
 openssl openssl
 fuser psmisc
 man man-db
+node nodejs
+npm npm
 END
 	[ "${1:-}" = bench ] || return 0
 	command -v virt-sysprep >/dev/null || echo guestfs-tools
@@ -60,9 +62,24 @@ install_cloud() {
 	OPENSTACK_NOVA=libvirt $cloud missing || OPENSTACK_NOVA=libvirt $cloud install >/dev/null
 }
 
+# The object store of providers/internal/ec2test, which looks for it there. Its version
+# is in s3rver.go too.
+s3rver=3.7.1
+install_s3rver() {
+	local dir=${CHROMOGENIC_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/chromogenic/tools}/s3rver-$s3rver
+	[ ! -e "$dir/node_modules/s3rver/bin/s3rver.js" ] || return 0
+	echo "installing s3rver $s3rver"
+	mkdir -p "$(dirname "$dir")"
+	rm -rf "$dir.part"
+	npm install --prefix "$dir.part" --no-save --no-audit --no-fund --ignore-scripts --loglevel=error "s3rver@$s3rver" >/dev/null
+	rm -rf "$dir"
+	mv "$dir.part" "$dir"
+}
+
 packages=$(missing "${1:-}" | sort -u | tr '\n' ' ')
 if [ -z "$packages" ]; then
 	install_cloud
+	install_s3rver
 	exit
 fi
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -90,3 +107,4 @@ if [ -n "$still" ]; then
 	exit 1
 fi
 install_cloud
+install_s3rver
