@@ -43,7 +43,7 @@ func checkConfig(c *cli.Context, path string) error {
 		return err
 	}
 	for _, p := range conf.Providers {
-		if _, err := newProvider(p, conf.Mountpoint); err != nil {
+		if _, err := newProvider(p, conf.Mountpoint, ""); err != nil {
 			return fmt.Errorf("%s: %w", conf.Path, err)
 		}
 	}

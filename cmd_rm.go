@@ -40,6 +40,7 @@ func rmCommand() *cli.Command {
 			"the worst failure.",
 		Flags: append(commonFlags(), jsonFlag(),
 			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"},
+			&cli.BoolFlag{Name: "purge", Usage: "remove what the image is made of too, where its cloud would keep that: the bundle of an EMI"},
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would go, and remove nothing"},
 		),
 		Action: removeAction,
@@ -168,7 +169,7 @@ func (r *removing) remove(t *target) error {
 		}
 	}
 	r.done = append(r.done, t)
-	q := control.RemoveRequest{Site: t.place.Provider, Kind: t.named.Entry.Kind, ID: t.ID, Version: t.Version, Disk: t.disk, DryRun: true}
+	q := control.RemoveRequest{Site: t.place.Provider, Kind: t.named.Entry.Kind, ID: t.ID, Version: t.Version, Disk: t.disk, Purge: r.c.Bool("purge"), DryRun: true}
 	if r.ask || r.c.Bool("dry-run") {
 		what, err := r.service.Remove(r.c.Context, q)
 		if err != nil {

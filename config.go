@@ -61,6 +61,8 @@ type providerConfig struct {
 	Import     bool              // upload by way of the import API
 	Properties map[string]string // of every upload
 	Found      bool              // the configuration does not name it
+
+	Eucalyptus eucalyptusConfig
 }
 
 // providerName is what may name a provider, for it names a directory too.

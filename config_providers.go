@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"slices"
-	"strconv"
 
 	"go.yaml.in/yaml/v3"
 
@@ -53,12 +52,13 @@ func (c *config) provider(n *yaml.Node, p *providerConfig) error {
 			"instances": pathField(c, &p.Instances),
 		},
 		typeOpenStack: {
-			"cloud":      scalarField(func(s string) error { p.Cloud = s; return nil }),
-			"region":     scalarField(func(s string) error { p.Region = s; return nil }),
-			"spool":      scalarField(func(s string) (err error) { p.Spool, err = strconv.ParseBool(s); return err }),
-			"import":     scalarField(func(s string) (err error) { p.Import, err = strconv.ParseBool(s); return err }),
+			"cloud":      textField(&p.Cloud),
+			"region":     textField(&p.Region),
+			"spool":      boolField(&p.Spool),
+			"import":     boolField(&p.Import),
 			"properties": textsField(&p.Properties),
 		},
+		typeEucalyptus: eucalyptusFields(c, &p.Eucalyptus),
 	}
 	var kind string // the type may come last
 	_ = eachPair(n, "", func(key, value *yaml.Node) error {
@@ -83,6 +83,8 @@ func (c *config) provider(n *yaml.Node, p *providerConfig) error {
 		return err
 	case p.Type == "":
 		return fault(n, "provider %s has no type", p.Name)
+	case p.Type == typeEucalyptus && p.Store != "":
+		return fault(n, "provider %s stores bundles: its key store chooses nothing", p.Name)
 	case p.Type == typeLocal && p.Images == "" && p.Instances == "":
 		return fault(n, "provider %s has neither images nor instances", p.Name)
 	}
@@ -91,11 +93,12 @@ func (c *config) provider(n *yaml.Node, p *providerConfig) error {
 
 // The types of providers.
 const (
-	typeLocal     = "local"
-	typeOpenStack = "openstack"
+	typeLocal      = "local"
+	typeOpenStack  = "openstack"
+	typeEucalyptus = "eucalyptus"
 )
 
-func providerTypes() []string { return []string{typeLocal, typeOpenStack} }
+func providerTypes() []string { return []string{typeLocal, typeOpenStack, typeEucalyptus} }
 
 // textsField takes a mapping of texts.
 func textsField(dst *map[string]string) field {
@@ -111,8 +114,11 @@ func textsField(dst *map[string]string) field {
 // place says where the provider has its entries of a kind, for people; empty for
 // nowhere.
 func (p providerConfig) place(kind providers.Kind) string {
-	if p.Type == typeLocal {
+	switch p.Type {
+	case typeLocal:
 		return p.folder(kind)
+	case typeEucalyptus:
+		return p.Type + " " + p.Eucalyptus.place()
 	}
 	return p.Type + " " + cmp.Or(p.Cloud, "of the environment")
 }

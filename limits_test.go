@@ -54,7 +54,7 @@ func TestConfigLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := conf.provide("", &config{}); err != nil {
+	if err := conf.provide("", t.TempDir(), &config{}); err != nil {
 		t.Fatal(err)
 	}
 	const m = 1 << 20
@@ -87,7 +87,7 @@ func TestConfigLimits(t *testing.T) {
 		}
 		now, err := loadConfig(path)
 		if err == nil {
-			err = now.provide("", conf)
+			err = now.provide("", t.TempDir(), conf)
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -18,6 +19,7 @@ import (
 	"chromogenic/disk"
 	"chromogenic/formats"
 	"chromogenic/providers"
+	"chromogenic/providers/eucalyptus"
 	"chromogenic/providers/local"
 	"chromogenic/providers/openstack"
 )
@@ -119,8 +121,9 @@ func prepare(commands []*cli.Command) {
 }
 
 // newProvider makes the provider that a configuration names. mountpoint is
-// where it is going to be mounted, empty if it is not.
-func newProvider(p providerConfig, mountpoint string) (providers.Provider, error) {
+// where it is going to be mounted, empty if it is not; dir a folder of its own for what
+// it keeps.
+func newProvider(p providerConfig, mountpoint, dir string) (providers.Provider, error) {
 	switch p.Type {
 	case typeLocal:
 		return local.New(local.Options{
@@ -143,6 +146,8 @@ func newProvider(p providerConfig, mountpoint string) (providers.Provider, error
 			Formats:    readable(),
 			Properties: p.Properties,
 		})
+	case typeEucalyptus:
+		return newEucalyptus(p, dir)
 	}
 	return nil, fmt.Errorf("make provider %q: unknown type %q", p.Name, p.Type)
 }
@@ -173,12 +178,15 @@ func discovered() ([]providerConfig, error) {
 	if len(found) == 0 && os.Getenv("OS_AUTH_URL") != "" {
 		found = append(found, providerConfig{Name: "openstack", Type: typeOpenStack, Found: true})
 	}
+	if eucalyptus.Found() {
+		found = append(found, providerConfig{Name: "euca", Type: typeEucalyptus, Found: true})
+	}
 	return found, nil
 }
 
 // anchor makes the paths that the environment gives to providers good for any working
 // directory.
-func anchor() error { return openstack.Anchor() }
+func anchor() error { return errors.Join(openstack.Anchor(), eucalyptus.Anchor()) }
 
 // readable are the formats that can be read.
 func readable() map[string]bool {

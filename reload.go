@@ -22,7 +22,7 @@ func (m *mounting) reload(p *pipeline.Pipeline) {
 	}
 	settled := *now
 	if _, err = settled.take(m.cli); err == nil {
-		err = settled.provide(m.mountpoint, m.config)
+		err = settled.provide(m.mountpoint, m.state, m.config)
 	}
 	if err == nil {
 		err = p.Configure(settled.made, settled.limits())

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"chromogenic/disk"
 	"chromogenic/pipeline"
@@ -129,8 +130,8 @@ func (c *config) stateDir(flag string) (string, error) {
 }
 
 // provide makes the providers, but for those that an old configuration has made of the
-// same words, whatever it says of limits.
-func (c *config) provide(mountpoint string, old *config) error {
+// same words, whatever it says of limits. What they keep is below dir.
+func (c *config) provide(mountpoint, dir string, old *config) error {
 	if len(c.Providers) == 0 {
 		return disk.Hint(disk.Errorf(disk.Invalid, "%s names no providers", c.Path), "add some below the key providers")
 	}
@@ -141,7 +142,7 @@ func (c *config) provide(mountpoint string, old *config) error {
 		var err error
 		if i := slices.IndexFunc(old.Providers, same); i >= 0 && i < len(old.made) {
 			site.Provider = old.made[i].Provider
-		} else if site.Provider, err = newProvider(p, mountpoint); err != nil {
+		} else if site.Provider, err = newProvider(p, mountpoint, filepath.Join(dir, "providers", p.Name)); err != nil {
 			return err
 		}
 		c.made = append(c.made, site)
@@ -153,7 +154,14 @@ func (c *config) provide(mountpoint string, old *config) error {
 // be mounted, empty if it is not. charge counts what is read; nil does so in the
 // state.
 func (c *config) open(stateDir, mountpoint string, log *slog.Logger, charge pipeline.Charger) (*pipeline.Pipeline, error) {
-	if err := c.provide(mountpoint, &config{}); err != nil {
+	dir := stateDir
+	if dir == "" { // another process has it, or another user
+		var err error
+		if dir, err = c.ownDir(); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.provide(mountpoint, dir, &config{}); err != nil {
 		return nil, err
 	}
 	return pipeline.New(pipeline.Options{
@@ -167,6 +175,16 @@ func (c *config) open(stateDir, mountpoint string, log *slog.Logger, charge pipe
 		Serving:    mountpoint != "",
 		Log:        log,
 	})
+}
+
+// ownDir is a state directory that providers may write to, which share it with other
+// processes: that of the configuration, or else the user's.
+func (c *config) ownDir() (string, error) {
+	dir, err := c.stateDir("")
+	if err != nil || unix.Access(dir, unix.W_OK) == nil || errors.Is(unix.Access(dir, unix.F_OK), unix.ENOENT) {
+		return dir, err
+	}
+	return defaultStateDir()
 }
 
 // openSession makes the pipeline for a command that only lists or copies.

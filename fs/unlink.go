@@ -106,7 +106,7 @@ func (k *kindNode) remove(ctx context.Context, name string, n *Named, f formats.
 			return k.listedIn(ctx, k.lister().rowsOf(&n.Entry), pipeline.Ref{Site: k.site, Entry: n.Entry})
 		},
 		remove: func(by string) error {
-			_, err := k.t.p.Remove(ctx, k.site, n.Entry, by)
+			_, err := k.t.p.Remove(ctx, k.site, n.Entry, by, false)
 			if err == nil && k.folder != nil {
 				_, _ = k.folder.rmdir(disksKey(trueName(n.Entry))) // where something is being written it stays
 			}
@@ -188,7 +188,7 @@ func (k *kindNode) unlinkJSON(ctx context.Context, file, name string) error {
 		return nil
 	}
 	// Whoever removes all names of an image that stays must not take this from it.
-	if _, err := k.t.p.PlanRemoval(ctx, k.site, n.Entry); err != nil {
+	if _, err := k.t.p.PlanRemoval(ctx, k.site, n.Entry, false); err != nil {
 		return fmt.Errorf("remove its metadata: %w", err)
 	}
 	_, err = k.t.p.SetMeta(context.WithoutCancel(ctx), k.site, n.Entry, providers.Metadata{})

@@ -33,16 +33,20 @@ type Removed struct {
 // PlanRemoval tells what Remove would take with an image, or a capture that was
 // kept. It fails as Remove would: Policy for a live machine, Busy for what is open,
 // or is source or destination of a job that has not ended, or is protected; Stale
-// for what has changed since it was listed.
-func (p *Pipeline) PlanRemoval(ctx context.Context, site string, e providers.Entry) (providers.Removal, error) {
+// for what has changed since it was listed. With purge what an image is made of goes too,
+// where the provider would leave that (providers.Purger).
+func (p *Pipeline) PlanRemoval(ctx context.Context, site string, e providers.Entry, purge bool) (providers.Removal, error) {
 	what := providers.Removal{Size: e.Size}
-	_, err := p.remover(site, e)
+	_, err := p.remover(site, e, purge)
 	if err == nil {
 		err = p.unused(ctx, site, e)
 	}
 	if err == nil {
 		at, _ := p.Provider(site)
-		if surveyor, ok := at.(providers.Surveyor); ok {
+		purger, purges := at.(providers.Purger)
+		if surveyor, ok := at.(providers.Surveyor); purge && purges {
+			what, err = purger.SurveyPurge(ctx, e)
+		} else if ok {
 			what, err = surveyor.Survey(ctx, e)
 		}
 	}
@@ -53,13 +57,13 @@ func (p *Pipeline) PlanRemoval(ctx context.Context, site string, e providers.Ent
 }
 
 // Remove removes an image, or a capture, for good. By says for whom, for people. It
-// is a job, which nothing stops once it has begun.
-func (p *Pipeline) Remove(ctx context.Context, site string, e providers.Entry, by string) (Removed, error) {
-	what, err := p.PlanRemoval(ctx, site, e)
+// is a job, which nothing stops once it has begun. Purge is that of PlanRemoval.
+func (p *Pipeline) Remove(ctx context.Context, site string, e providers.Entry, by string, purge bool) (Removed, error) {
+	what, err := p.PlanRemoval(ctx, site, e, purge)
 	if err != nil {
 		return Removed{}, err
 	}
-	remove, err := p.remover(site, e)
+	remove, err := p.remover(site, e, purge)
 	if err != nil {
 		return Removed{}, err
 	}
@@ -131,7 +135,7 @@ func filesOf(e providers.Entry, what providers.Removal) string {
 }
 
 // remover is how an entry goes at its provider, or why it never does.
-func (p *Pipeline) remover(site string, e providers.Entry) (func(context.Context, providers.Entry) error, error) {
+func (p *Pipeline) remover(site string, e providers.Entry, purge bool) (func(context.Context, providers.Entry) error, error) {
 	s, err := p.site(site)
 	if err != nil {
 		return nil, err
@@ -144,6 +148,8 @@ func (p *Pipeline) remover(site string, e providers.Entry) (func(context.Context
 		if keeper, ok := s.provider.(providers.Keeper); ok {
 			return keeper.DeleteCapture, nil
 		}
+	} else if purger, ok := s.provider.(providers.Purger); purge && ok {
+		return purger.Purge, nil
 	} else if deleter, ok := s.provider.(providers.Deleter); ok {
 		return deleter.Delete, nil
 	}

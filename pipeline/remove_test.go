@@ -18,7 +18,7 @@ import (
 // remove removes an image of a site.
 func (b *bench) remove(site, name string) (Removed, error) {
 	b.t.Helper()
-	return b.Remove(context.Background(), site, b.entry(site, name), "a test")
+	return b.Remove(context.Background(), site, b.entry(site, name), "a test", false)
 }
 
 func TestRemove(t *testing.T) {
@@ -28,7 +28,7 @@ func TestRemove(t *testing.T) {
 	b.putExtents(1 << 20)
 	b.setMeta("a", "x", providers.Metadata{Meta: disk.Meta{Firmware: "uefi"}})
 	e := b.entry("a", "x")
-	plan, err := b.PlanRemoval(t.Context(), "a", e)
+	plan, err := b.PlanRemoval(t.Context(), "a", e, false)
 	if err != nil || !slices.Equal(plan.Files, []string{"x.vmdk", "x-f001.bin", "x-f002.bin"}) || plan.Metadata != "x.json" || plan.Size < 2<<20 {
 		t.Errorf("the plan is %+v, %v", plan, err)
 	}
@@ -36,7 +36,7 @@ func TestRemove(t *testing.T) {
 		t.Errorf("a plan has left %d files", got)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	got, err := b.Remove(ctx, "a", e, "a test")
+	got, err := b.Remove(ctx, "a", e, "a test", false)
 	cancel()
 	if err != nil || got.Job == "" || !slices.Equal(got.Files, plan.Files) {
 		t.Fatalf("removed %+v, %v", got, err)
@@ -58,9 +58,9 @@ func TestRemove(t *testing.T) {
 	if len(rec.Notes) != 1 || !strings.Contains(rec.Notes[0], `"x.vmdk"`) || !strings.Contains(rec.Notes[0], "a test") {
 		t.Errorf("its notes are %q", rec.Notes)
 	}
-	_, err = b.Remove(t.Context(), "a", e, "a test")
+	_, err = b.Remove(t.Context(), "a", e, "a test", false)
 	wantKind(t, err, disk.NotFound)
-	_, err = b.Remove(t.Context(), "nowhere", e, "a test")
+	_, err = b.Remove(t.Context(), "nowhere", e, "a test", false)
 	wantKind(t, err, disk.NotFound)
 }
 
@@ -221,7 +221,7 @@ func TestRemoveCapture(t *testing.T) {
 	b := newBench(t)
 	b.put("live/vm.raw", holes())
 	made := b.capture(CaptureOptions{}).Entry
-	_, err := b.Remove(t.Context(), "a", b.live(), "a test")
+	_, err := b.Remove(t.Context(), "a", b.live(), "a test", false)
 	wantKind(t, err, disk.Policy)
 	if disk.AsError(err).Hint == "" {
 		t.Errorf("no hint: %v", err)
@@ -230,10 +230,10 @@ func TestRemoveCapture(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = b.Remove(t.Context(), "a", *made, "a test")
+	_, err = b.Remove(t.Context(), "a", *made, "a test", false)
 	wantKind(t, err, disk.Busy)
 	v.Close()
-	got, err := b.Remove(t.Context(), "a", *made, "a test")
+	got, err := b.Remove(t.Context(), "a", *made, "a test", false)
 	if err != nil || !slices.Equal(got.Files, []string{made.ID}) {
 		t.Fatalf("%+v, %v", got, err)
 	}

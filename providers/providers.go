@@ -264,6 +264,15 @@ type Deleter interface {
 	Delete(ctx context.Context, e Entry) error
 }
 
+// A Purger is a provider whose Delete leaves what an image is made of, as the objects of
+// a bundle, and that can remove it with the image.
+type Purger interface {
+	// Purge removes an image as Delete does, and then what it was made of.
+	Purge(ctx context.Context, e Entry) error
+	// SurveyPurge is Survey for Purge.
+	SurveyPurge(ctx context.Context, e Entry) (Removal, error)
+}
+
 // A Removal is what goes with an image, or a capture, when it is deleted.
 type Removal struct {
 	Files    []string `json:"files,omitempty"`    // that hold it, the one that makes it an image first; empty where the provider knows none

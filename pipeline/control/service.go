@@ -102,8 +102,9 @@ type RemoveRequest struct {
 	Site    string         `json:"site"`
 	Kind    providers.Kind `json:"kind"`
 	ID      string         `json:"id"`
-	Version string         `json:"version"`        // that was agreed to: another one is Stale
-	Disk    int            `json:"disk,omitempty"` // that goes alone; 0 is all
+	Version string         `json:"version"`         // that was agreed to: another one is Stale
+	Disk    int            `json:"disk,omitempty"`  // that goes alone; 0 is all
+	Purge   bool           `json:"purge,omitempty"` // with what the image is made of
 	DryRun  bool           `json:"dry_run,omitempty"`
 }
 
@@ -267,14 +268,14 @@ func (o *owner) Remove(ctx context.Context, r RemoveRequest) (pipeline.Removed, 
 		what, err := o.PlanDiskRemoval(ctx, r.Site, e, r.Disk)
 		return pipeline.Removed{Removal: what}, err
 	case r.DryRun:
-		what, err := o.PlanRemoval(ctx, r.Site, e)
+		what, err := o.PlanRemoval(ctx, r.Site, e, r.Purge)
 		return pipeline.Removed{Removal: what}, err
 	}
 	const by = "chromogenic rm"
 	if r.Disk > 0 || e.Waiting != nil {
 		return o.RemoveDisk(ctx, r.Site, e, r.Disk, by)
 	}
-	return o.Pipeline.Remove(ctx, r.Site, e, by)
+	return o.Pipeline.Remove(ctx, r.Site, e, by, r.Purge)
 }
 
 func (o *owner) Refresh(ctx context.Context, site string) error {

@@ -123,15 +123,6 @@ func (p *Provider) owns(id string) bool {
 	return p.busy[id]
 }
 
-// A Purger is a providers.Deleter that can remove, with an image, the objects of its
-// bundle, which Delete leaves.
-type Purger interface {
-	// Purge removes an image as Delete does, and then its bundle.
-	Purge(ctx context.Context, e providers.Entry) error
-	// SurveyPurge tells before what Purge would remove.
-	SurveyPurge(ctx context.Context, e providers.Entry) (providers.Removal, error)
-}
-
 var (
 	_ providers.Provider        = (*Provider)(nil)
 	_ providers.Uploader        = (*Provider)(nil)
@@ -150,5 +141,5 @@ var (
 	_ providers.Permitter       = (*Provider)(nil)
 	_ providers.Locator         = (*Provider)(nil)
 
-	_ Purger = (*Provider)(nil)
+	_ providers.Purger = (*Provider)(nil)
 )
