@@ -395,8 +395,12 @@ func TestNode(t *testing.T) {
 	if err := os.Chmod(filepath.Join(node.dir, "bin", "dd"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := try(func(*NodeAccess) {}); disk.KindOf(err) != disk.Timeout {
+	if _, err := try(func(a *NodeAccess) { a.Pause = true }); disk.KindOf(err) != disk.Timeout {
 		t.Errorf("a node that hangs: %v of kind %s", err, disk.KindOf(err))
+	}
+	log, err = os.ReadFile(trace)
+	if want := fmt.Sprintf("-q resume %s\n", e.ID); err != nil || !strings.HasSuffix(string(log), want) {
+		t.Errorf("after a fetch that failed virsh was called with %q, %v", log, err)
 	}
 }
 
