@@ -77,6 +77,7 @@ test-cloud:
 test-full: test ## the tests, those of the mount three times more with more kills and load, a soak of SOAK (30m), then long fuzzing (four hours)
 	CHROMOGENIC_FULL=1 $(GO) test -race -count=3 -timeout 9h $(SHARED) ./test/e2e
 	CHROMOGENIC_FULL=1 $(GO) test -count=1 -timeout 2h ./cleaner/... ./test/guest
+	CHROMOGENIC_FULL=1 $(GO) test -count=1 -timeout 30m ./providers/internal/ec2test ./providers/eucalyptus
 	$(GO) test -race -count=1 -timeout 1h $(filter-out %/cleaner/guest,$(PURE))
 	CHROMOGENIC_FULL=1 $(GO) test -count=1 -timeout 2h -parallel 6 -v ./test/openstack
 	CHROMOGENIC_SOAK=$(SOAK) $(GO) test -count=1 -timeout 3h -run '^TestSoak$$' -v ./test/e2e

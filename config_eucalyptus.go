@@ -5,8 +5,6 @@ import (
 	"strconv"
 
 	"go.yaml.in/yaml/v3"
-
-	"chromogenic/providers/eucalyptus"
 )
 
 // eucalyptusConfig is what is of providers of that type alone.
@@ -18,7 +16,14 @@ type eucalyptusConfig struct {
 	Index   bool
 	Restart bool
 	Users   []string
-	Nodes   *eucalyptus.NodeAccess
+	Nodes   *nodesConfig
+}
+
+// nodesConfig is the way to the disks of instances on their nodes.
+type nodesConfig struct {
+	SSH, Path       string
+	Key, KnownHosts string // absolute paths
+	Pause           bool
 }
 
 // eucalyptusFields are its keys.
@@ -32,10 +37,10 @@ func eucalyptusFields(c *config, e *eucalyptusConfig) map[string]field {
 		"restart": boolField(&e.Restart),
 		"users":   listField(&e.Users),
 		"nodes": func(n *yaml.Node) error {
-			e.Nodes = &eucalyptus.NodeAccess{}
+			e.Nodes = &nodesConfig{}
 			return eachKey(n, " in nodes", map[string]field{
 				"ssh":         textField(&e.Nodes.SSH),
-				"key":         pathField(c, &e.Nodes.KeyFile),
+				"key":         pathField(c, &e.Nodes.Key),
 				"path":        textField(&e.Nodes.Path),
 				"known_hosts": pathField(c, &e.Nodes.KnownHosts),
 				"pause":       boolField(&e.Nodes.Pause),
@@ -53,13 +58,4 @@ func textField(dst *string) field {
 
 func boolField(dst *bool) field {
 	return scalarField(func(s string) (err error) { *dst, err = strconv.ParseBool(s); return err })
-}
-
-// newEucalyptus makes the provider. What it keeps of uploads is in dir.
-func newEucalyptus(p providerConfig, dir string) (*eucalyptus.Provider, error) {
-	e := p.Eucalyptus
-	return eucalyptus.New(eucalyptus.Options{
-		Name: p.Name, Eucarc: e.Eucarc, Profile: e.Profile, SigV2: e.SigV2, Bucket: e.Bucket, Index: e.Index, Users: e.Users,
-		MayRestart: e.Restart, Nodes: e.Nodes, Dir: dir,
-	})
 }

@@ -147,7 +147,23 @@ func newProvider(p providerConfig, mountpoint, dir string) (providers.Provider, 
 			Properties: p.Properties,
 		})
 	case typeEucalyptus:
-		return newEucalyptus(p, dir)
+		e := p.Eucalyptus
+		var nodes *eucalyptus.NodeAccess
+		if n := e.Nodes; n != nil {
+			nodes = &eucalyptus.NodeAccess{SSH: n.SSH, KeyFile: n.Key, Path: n.Path, KnownHosts: n.KnownHosts, Pause: n.Pause}
+		}
+		return eucalyptus.New(eucalyptus.Options{
+			Name:       p.Name,
+			Eucarc:     e.Eucarc,
+			Profile:    e.Profile,
+			SigV2:      e.SigV2,
+			Bucket:     e.Bucket,
+			Index:      e.Index,
+			Users:      e.Users,
+			MayRestart: e.Restart,
+			Nodes:      nodes,
+			Dir:        dir,
+		})
 	}
 	return nil, fmt.Errorf("make provider %q: unknown type %q", p.Name, p.Type)
 }

@@ -38,7 +38,7 @@ func (p *Pipeline) capture(ctx context.Context, site string, e providers.Entry, 
 	release := func() error { return taker.Release(context.WithoutCancel(ctx), snap.ID) }
 	for i, d := range snap.Disks {
 		if d.InOrder && err == nil {
-			snap.Disks[i].Image, err = p.fetchWhole(ctx, strings.Join([]string{site, snap.ID, strconv.Itoa(i)}, "\x00"), d.Image)
+			snap.Disks[i].Image, err = p.fetchWhole(ctx, strings.Join([]string{site, snap.ID, strconv.Itoa(i)}, "\x00"), d.Image, false)
 		}
 	}
 	var out *source

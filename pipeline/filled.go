@@ -56,7 +56,7 @@ func (f *filled) get(ctx context.Context) (disk.Image, error) {
 		return *w, nil
 	}
 	f.img.uses.Add(1) // of the fetch
-	w, err := f.p.fetchWhole(ctx, f.key, f.img)
+	w, err := f.p.fetchWhole(ctx, f.key, f.img, true)
 	if err != nil {
 		return nil, err
 	}

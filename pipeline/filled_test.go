@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -152,6 +153,37 @@ func TestFilled(t *testing.T) {
 	}
 	if n := allocated(filepath.Join(b.dir, "state/whole", b.files("state/whole")[0])); n > 5<<20 {
 		t.Errorf("4 MiB of data take %d bytes", n)
+	}
+}
+
+// TestFilledCleaned: where cleaning has written into a hole, there is none.
+func TestFilledCleaned(t *testing.T) {
+	b, _ := newBundled(t, cleans(t))
+	b.put("a/web.raw", guestDisk(t, nil))
+	r := b.Cleaned(Ref{Site: "a", Entry: b.entry("a", "web"), Format: "raw"})
+	v, err := b.View(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	all := make([]byte, v.Size())
+	if err := disk.ReadFull(v, all, 0); err != nil {
+		t.Fatal(err)
+	}
+	for e, err := range disk.Extents(v) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Zero && len(bytes.TrimLeft(all[e.Off:e.Off+e.Len], "\x00")) > 0 {
+			t.Fatalf("%+v is told, and there is data", e)
+		}
+	}
+	first, err := b.copy(CopySpec{From: v, Site: "b", Name: "one", Store: "qcow2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second, err := b.copy(CopySpec{From: v, Site: "b", Name: "two", Store: "raw"}); err != nil || second.GuestDigest != first.GuestDigest {
+		t.Errorf("the second copy: %v", err)
 	}
 }
 

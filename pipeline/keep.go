@@ -97,7 +97,7 @@ func (k *keeping) check(p *Pipeline) error {
 	switch {
 	case !k.instance.Live():
 		return disk.Errorf(disk.Unsupported, "it is no live instance")
-	case k.instance.Reason != "":
+	case k.instance.Reason != "" && o.Image == "": // the cloud may make an image of what cannot be read
 		return disk.Errorf(disk.Unsupported, "it cannot be read: %s", k.instance.Reason)
 	case o.Keep < 0:
 		return disk.Errorf(disk.Invalid, "keep %d captures", o.Keep)

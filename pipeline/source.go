@@ -150,7 +150,7 @@ func (p *Pipeline) near(ctx context.Context, key string, src providers.Source, o
 	}
 	switch {
 	case src.InOrder:
-		return p.fetchWhole(ctx, key, src.Image)
+		return p.fetchWhole(ctx, key, src.Image, false)
 	case o.brief:
 		return p.brief.Image(key, src.Image), nil
 	case src.Streams:
@@ -317,14 +317,14 @@ func (l leased) Close() error { return nil }
 
 func (l leased) Extent(off, n int64) (disk.Extent, error) {
 	n, err := disk.CheckRange(off, n, l.size)
-	if f := l.late(); f != nil && err == nil && l.n == 0 && f.Size() == l.size {
-		return f.Extent(off, n)
+	if d := l.late(); d != nil && err == nil && l.n == 0 && d.Size() == l.size {
+		return d.Extent(off, n)
 	}
 	return disk.Extent{Off: off, Len: n}, err
 }
 
-// late is the source if it is open and filled.
-func (l *lease) late() *filled {
+// late is the disk of the source if that is open and filled: with what was cleaned on it.
+func (l *lease) late() disk.Image {
 	if !l.opened() || !l.mu.TryLock() {
 		return nil
 	}
@@ -332,8 +332,10 @@ func (l *lease) late() *filled {
 	if l.src == nil {
 		return nil
 	}
-	f, _ := l.src.Image.(*filled)
-	return f
+	if _, ok := l.src.Image.(*filled); !ok || len(l.src.machine.Disks) != 1 {
+		return nil
+	}
+	return l.src.machine.Disks[0]
 }
 
 // image is that of a leased one.

@@ -20,7 +20,7 @@ const wholeTime = 10 * time.Minute
 const wholePart = 1 << 20
 
 // A whole is an image that its provider can give in order only (providers.Source.InOrder),
-// fetched into a spool, once for all who read it. One that took a providers.Filler to
+// fetched into a spool, once for all who read it. An image that took a providers.Filler to
 // fetch is kept for later processes too: see whole_kept.go.
 type whole struct {
 	spool *Spool
@@ -37,18 +37,19 @@ type whole struct {
 }
 
 // fetchWhole gives an image that can be read anywhere, by fetching all of img, which it
-// closes. It fails with NoSpace, before a byte is read, where there is no room for it.
-func (p *Pipeline) fetchWhole(ctx context.Context, key string, img disk.Image) (disk.Image, error) {
+// closes. With keep one that took a Filler is kept for later processes. It fails with
+// NoSpace, before a byte is read, where there is no room for it.
+func (p *Pipeline) fetchWhole(ctx context.Context, key string, img disk.Image, keep bool) (disk.Image, error) {
 	p.mu.Lock()
 	w := p.wholes[key]
-	if w == nil {
+	if w == nil && keep {
 		w = p.keptWhole(key, img)
 	}
 	if w == nil {
 		w = &whole{spool: &Spool{p: p, plain: true}, size: img.Size(), ready: make(chan struct{})}
 		w.ctx, w.stop = context.WithCancel(p.ctx)
 		p.wholes[key] = w
-		go p.fetch(key, w, img)
+		go p.fetch(key, w, img, keep)
 	} else {
 		defer img.Close()
 	}
@@ -67,12 +68,15 @@ func (p *Pipeline) fetchWhole(ctx context.Context, key string, img disk.Image) (
 }
 
 // fetch fills a whole, and ends it where that fails, or nobody waits any longer.
-func (p *Pipeline) fetch(key string, w *whole, img disk.Image) {
+func (p *Pipeline) fetch(key string, w *whole, img disk.Image, keep bool) {
 	defer img.Close()
 	defer w.stop()
 	var err error
 	if f, ok := fillerOf(img); ok {
 		if err = f.Fill(w.ctx, filling{p, w}, nil); err == nil {
+			err = w.spool.Truncate(w.size)
+		}
+		if err == nil && keep {
 			err = p.keepWhole(key, w)
 		}
 	} else {

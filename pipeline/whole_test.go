@@ -152,7 +152,7 @@ func TestWholeMakesRoomForWriters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := b.fetchWhole(t.Context(), "k", src.Image)
+	v, err := b.fetchWhole(t.Context(), "k", src.Image, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestWholeThatNobodyWaitsFor(t *testing.T) {
 		go func() {
 			src, err := p.Open(t.Context(), e, 0)
 			if err == nil {
-				_, err = b.fetchWhole(ctx, "k", src.Image)
+				_, err = b.fetchWhole(ctx, "k", src.Image, false)
 			}
 			ended <- err
 		}()

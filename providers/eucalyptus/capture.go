@@ -102,7 +102,7 @@ func (p *Provider) mayRestart(spec providers.SnapSpec) bool { return p.o.MayRest
 func (p *Provider) bundleInstance(ctx context.Context, i ec2.Instance, spec providers.SnapSpec) (*journal, error) {
 	if !p.mayRestart(spec) {
 		err := disk.Errorf(disk.Policy, "this cloud stops an instance to capture it, and starts it again")
-		return nil, disk.Hint(err, "chromogenic capture --yes-restart does it, and so does the policy of the configuration (restart: allow)")
+		return nil, disk.Hint(err, "chromogenic capture --yes-restart does it, and so does the policy of the configuration (restart: true)")
 	}
 	s, err := p.session(ctx)
 	if err != nil {

@@ -6,14 +6,12 @@ import (
 	"sync"
 
 	"chromogenic/disk"
+	"chromogenic/providers"
 	"chromogenic/providers/internal/bundle"
 )
 
 // spool is where a Filler writes: what providers.Filler says, of which bundle.Spool is one.
-type spool = interface {
-	Begin(size, bundled int64) error
-	io.WriterAt
-}
+type spool = providers.Spool
 
 // A sealed image is a bundle without an index: nobody can tell where in it a byte of the
 // disk is. It is fetched as a whole, by Fill.

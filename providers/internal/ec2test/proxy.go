@@ -3,6 +3,7 @@ package ec2test
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/xml"
 	"io"
 	"net/http"
@@ -315,7 +316,7 @@ func (s *Store) pass(h http.Header, r *http.Request, bucket, key string, query u
 	if len(query) > 0 {
 		q = "?" + query.Encode()
 	}
-	req, err := http.NewRequestWithContext(r.Context(), r.Method, s.backURL(bucket, key, q), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(context.WithoutCancel(r.Context()), r.Method, s.backURL(bucket, key, q), bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, refuse(http.StatusBadRequest, "InvalidURI", "%v", err)
 	}
