@@ -27,22 +27,24 @@ func TestDocumentedFiles(t *testing.T) {
 	}
 }
 
-// The configuration of the README is one.
+// The configurations of the documents are some.
 func TestDocumentedConfig(t *testing.T) {
-	text, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, ok := strings.Cut(string(text), "```yaml\n")
-	if !ok {
-		t.Fatal("no configuration in the README")
-	}
-	example, _, _ := strings.Cut(rest, "```")
-	path := filepath.Join(t.TempDir(), "config.yaml")
-	if err := os.WriteFile(path, []byte(example), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := loadConfig(path); err != nil {
-		t.Error(err)
+	for _, doc := range []string{"README.md", "docs/eucalyptus.md"} {
+		text, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, ok := strings.Cut(string(text), "```yaml\n")
+		if !ok {
+			t.Fatalf("no configuration in %s", doc)
+		}
+		example, _, _ := strings.Cut(rest, "```")
+		path := filepath.Join(t.TempDir(), "config.yaml")
+		if err := os.WriteFile(path, []byte(example), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := loadConfig(path); err != nil {
+			t.Errorf("%s: %v", doc, err)
+		}
 	}
 }

@@ -139,7 +139,7 @@ func TestEucalyptus(t *testing.T) {
 	bob, _ := other.eucarc(t, "bob") // of another cloud, with another certificate
 	guest, folder := disktest.Guest(t, nil), t.TempDir()
 	sh(t, "cp", "--sparse=always", guest, filepath.Join(folder, "guest.raw"))
-	in := install(t, cloud.clouds, "  euca: {type: eucalyptus, eucarc: "+alice+", clean: auto}\n  far: {type: eucalyptus, eucarc: "+bob+", clean: auto}\n"+
+	in := install(t, cloud.clouds, "  euca: {type: eucalyptus, eucarc: "+alice+", clean: auto}\n  far: {type: eucalyptus, eucarc: "+bob+", clean: auto, index: true}\n"+
 		"  a: {type: openstack, cloud: a, clean: auto}\n  folder: {type: local, images: "+folder+"}\n")
 	a := login(t, "a")
 	a.clear(t)
@@ -181,6 +181,11 @@ func TestEucalyptus(t *testing.T) {
 	sameFile(t, at("far", "images", "guest.raw"), guest)
 	sh(t, "cp", at("euca", "images", "guest.raw"), at("far", "images", "clean.raw"))
 	wantSecret(t, at("far", "images", "clean.raw"), false)
+
+	// What has an index was read without a spool; of euca two images were fetched.
+	if wholes, err := os.ReadDir(filepath.Join(in.state, "whole")); err != nil || len(wholes) != 2 {
+		t.Errorf("%d images were fetched as a whole, %v", len(wholes), err)
+	}
 
 	// And to a folder.
 	sh(t, "cp", at("far", "images", "guest.qcow2"), at("folder", "images", "home.qcow2"))
@@ -230,4 +235,42 @@ func TestEucalyptusSet(t *testing.T) {
 	}
 	sameFile(t, filepath.Join(m, "a", "images", "part.raw"), guest)
 	sameFile(t, filepath.Join(m, "a", "images", "part.kernel"), kernel)
+}
+
+// TestEucalyptusCapture: no read and no copy restarts an instance, and a capture does when
+// it is allowed to; it goes on to OpenStack as any image does.
+func TestEucalyptusCapture(t *testing.T) {
+	e := startEuca(t)
+	alice, _ := e.eucarc(t, "alice")
+	guest, folder := disktest.Guest(t, nil), t.TempDir()
+	in := install(t, cloud.clouds, "  euca: {type: eucalyptus, eucarc: "+alice+", clean: auto}\n  a: {type: openstack, cloud: a, clean: auto}\n  folder: {type: local, images: "+folder+"}\n")
+	a := login(t, "a")
+	a.clear(t)
+	sh(t, "cp", "--sparse=always", guest, filepath.Join(folder, "base.raw"))
+	in.run(t, "cp", "folder:images/base", "euca:images/base")
+	var listed []struct{ ID, Name string }
+	if err := json.Unmarshal([]byte(in.run(t, "ls", "--json", "euca:images")), &listed); err != nil || len(listed) != 1 {
+		t.Fatalf("listed is %+v: %v", listed, err)
+	}
+	var launched struct{ ID string }
+	e.ask(t, map[string]any{"launch": map[string]any{"account": "alice", "disk": guest, "image": listed[0].ID}}, &launched)
+	m := in.mount(t)
+	live := filepath.Join(m, "euca", "instances", launched.ID+".raw")
+	if out, err := tryCommand("cp", live, filepath.Join(folder, "taken.raw")); err == nil || !strings.Contains(out, "Operation not permitted") {
+		t.Errorf("it was read: %v, %s", err, out)
+	}
+	if out, err := tryCommand("cp", live, filepath.Join(m, "a", "images", "taken.raw")); err == nil || !strings.Contains(out, "Operation not permitted") {
+		t.Errorf("it was copied: %v, %s", err, out)
+	}
+	if out, err := in.try("capture", "euca:instances/"+launched.ID); err == nil || !strings.Contains(out, "--yes-restart") {
+		t.Errorf("it was captured: %v, %s", err, out)
+	}
+	in.run(t, "capture", "--yes-restart", "euca:instances/"+launched.ID)
+	captures, err := filepath.Glob(filepath.Join(m, "euca", "instances", "*@*.raw"))
+	if err != nil || len(captures) != 1 {
+		t.Fatalf("there are the captures %q, %v", captures, err)
+	}
+	sameFile(t, captures[0], guest)
+	sh(t, "cp", captures[0], filepath.Join(m, "a", "images", "captured.raw"))
+	wantSecret(t, filepath.Join(m, "a", "images", "captured.raw"), false)
 }
