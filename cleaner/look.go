@@ -22,6 +22,7 @@ type lookups struct {
 	lists  map[string][]string // the names of folders, in their own order
 	missed map[string]int      // paths in a folder that were asked for one by one
 	change int                 // counts the changes
+	full   bool                // there were more than there is room for
 }
 
 // looked is what a look at a path has told.
@@ -33,7 +34,7 @@ type looked struct {
 const (
 	// maxKnown is how many paths are known at a time: some 20 MiB.
 	maxKnown = 1 << 16
-	// missedMost is how many paths in a folder are asked for before all of it is listed.
+	// missedMost is how many paths in a folder are asked for until all of it is listed, once.
 	missedMost = 3
 )
 
@@ -42,25 +43,29 @@ func newLookups() lookups {
 }
 
 // forget forgets what is known of a path that is about to change, or has: of what is
-// below it too, and of the folders above, which have one name more or less.
+// below it too, of folders above that were not there, and the names beside it.
 func (l *lookups) forget(p string) {
 	l.change++
-	below := strings.TrimSuffix(p, "/") + "/"
-	for q := range l.known {
-		if strings.HasPrefix(q, below) {
+	// What is below a path is known only while that is, or was before there was no room.
+	if was, ok := l.known[p]; l.full || ok && was.err == nil && was.info.IsDir() {
+		below := strings.TrimSuffix(p, "/") + "/"
+		for q := range l.known {
+			if strings.HasPrefix(q, below) {
+				delete(l.known, q)
+			}
+		}
+		for q := range l.lists {
+			if q == p || strings.HasPrefix(q, below) {
+				delete(l.lists, q)
+			}
+		}
+	}
+	delete(l.known, p)
+	delete(l.lists, path.Dir(p))
+	for q := path.Dir(p); q != "/"; q = path.Dir(q) {
+		if was, ok := l.known[q]; ok && was.err != nil {
 			delete(l.known, q)
-		}
-	}
-	for q := range l.lists {
-		if q == p || strings.HasPrefix(q, below) {
-			delete(l.lists, q)
-		}
-	}
-	for q := p; ; q = path.Dir(q) {
-		delete(l.known, q)
-		delete(l.lists, path.Dir(q))
-		if q == "/" {
-			return
+			delete(l.lists, path.Dir(q))
 		}
 	}
 }
@@ -74,6 +79,8 @@ func (l *lookups) learn(p string, info iofs.FileInfo, err error) {
 	}
 	if len(l.known) >= maxKnown {
 		clear(l.known)
+		clear(l.lists)
+		l.full = true
 	}
 	l.known[p] = looked{info, err}
 }
@@ -94,10 +101,9 @@ func (g *Guest) lstatAt(p string) (iofs.FileInfo, error) {
 	parent, name := path.Split(p)
 	parent = path.Clean(parent)
 	names, listed := g.lists[parent]
-	if g.missed[parent]++; !listed && g.missed[parent] > missedMost {
-		if err := g.list(parent, func([]string) error { return nil }); err == nil {
-			names, listed = g.lists[parent]
-		}
+	if g.missed[parent]++; !listed && g.missed[parent] == missedMost {
+		_ = g.list(parent, func([]string) error { return errSkip }) // only a small one comes of it
+		names, listed = g.lists[parent]
 		if l, ok := g.known[p]; ok {
 			return l.info, l.err
 		}

@@ -352,7 +352,7 @@ func TestFillEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := src.Image.(filler).Fill(t.Context(), full, nil); disk.KindOf(err) != disk.NoSpace {
+	if err := src.Image.(providers.Filler).Fill(t.Context(), full, nil); disk.KindOf(err) != disk.NoSpace {
 		t.Errorf("a spool that is full: %v", err)
 	}
 	if _, err := src.ReadAt(make([]byte, 10), 0); disk.KindOf(err) != disk.Unsupported || !strings.Contains(err.Error(), "must be fetched as a whole") {

@@ -161,17 +161,9 @@ func (r *rig) holds(t *testing.T, e providers.Entry, want disk.Image) {
 	disktest.Compare(t, cache.Image(e.ID, img), want)
 }
 
-// A filler is what providers.Filler is to be.
-type filler interface {
-	Fill(ctx context.Context, to interface {
-		Begin(size, bundled int64) error
-		io.WriterAt
-	}, progress func(done int64)) error
-}
-
 // fetched is an image that can be read at random: itself, or what its Fill gives.
 func fetched(ctx context.Context, img disk.Image) (disk.Image, error) {
-	f, ok := img.(filler)
+	f, ok := img.(providers.Filler)
 	if !ok {
 		return img, nil
 	}
