@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"chromogenic/disk/disktest"
@@ -33,13 +34,28 @@ type euca struct {
 	} `json:"accounts"`
 }
 
+// standIn builds the program once, beside the one under test. It may import what is below
+// providers/internal, and this package may not.
+var standIn = sync.OnceValues(func() (string, error) {
+	program, err := binary()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(filepath.Dir(program), "ec2test")
+	if out, err := exec.Command("go", "build", "-C", "../..", "-o", path, "./providers/internal/ec2test/cmd").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the stand-in of Eucalyptus: %w: %s", err, out)
+	}
+	return path, nil
+})
+
 // startEuca starts one until the end of the test.
 func startEuca(t *testing.T) *euca {
 	t.Helper()
 	need(t)
-	path := filepath.Join(t.TempDir(), "ec2test")
-	// It may import what is below providers/internal, and this package may not.
-	sh(t, "go", "build", "-C", "../..", "-o", path, "./providers/internal/ec2test/cmd")
+	path, err := standIn()
+	if err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.Command(path)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
