@@ -14,6 +14,7 @@ import (
 
 	"chromogenic/disk"
 	"chromogenic/providers/internal/ec2"
+	"chromogenic/providers/internal/stall"
 )
 
 // A session is the two services of a cloud, and the account whose they are asked in.
@@ -65,7 +66,7 @@ func (p *Provider) login(mark string) (*session, error) {
 		}
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), 2*p.o.Stall, errStalled)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), 2*p.o.Stall, stall.Err)
 	defer cancel()
 	s, err := p.open(ctx, cred, cred.sigv2)
 	if refused := disk.KindOf(err) == disk.Denied || ec2.Code(err) == "MissingParameter"; refused && !cred.sigv2 {

@@ -12,6 +12,7 @@ import (
 	"chromogenic/providers"
 	"chromogenic/providers/internal/bundle"
 	"chromogenic/providers/internal/ec2"
+	"chromogenic/providers/internal/process"
 )
 
 // Commit stores the manifest, registers the image and gives it its name.
@@ -224,7 +225,7 @@ func (p *Provider) register(ctx context.Context, s *session, reg registration, a
 		name = cloudName(reg.name, reg.at.key)
 	}
 	r := ec2.Registration{
-		Name: name, Description: marked(stateCommit, reg.job, host()), Location: reg.at.String(),
+		Name: name, Description: marked(stateCommit, reg.job, process.Name()), Location: reg.at.String(),
 		Architecture: defaultArch(reg.arch),
 	}
 	switch {

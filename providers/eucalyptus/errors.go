@@ -17,6 +17,7 @@ import (
 
 	"chromogenic/disk"
 	"chromogenic/providers"
+	"chromogenic/providers/internal/stall"
 )
 
 // storeError classifies what the SDK says of a request to the object storage. It is
@@ -31,8 +32,8 @@ func storeError(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	case errors.As(err, &again):
 		return err
-	case errors.Is(err, errStalled):
-		return &providers.Transient{Err: &disk.Error{Kind: disk.Timeout, Err: errStalled}}
+	case errors.Is(err, stall.Err):
+		return &providers.Transient{Err: &disk.Error{Kind: disk.Timeout, Err: stall.Err}}
 	case errors.As(err, &known):
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"chromogenic/disk"
 	"chromogenic/providers"
 	"chromogenic/providers/internal/ec2"
+	"chromogenic/providers/internal/process"
 )
 
 // imageTime is how long the cloud may take to make an image of a volume.
@@ -94,7 +95,7 @@ func (i *imaging) ofVolume(ctx context.Context, snap providers.SnapSpec) error {
 			name = cloudName(i.spec.Name, i.spec.Job)
 		}
 	}
-	i.id, err = i.s.ec2.CreateImage(ctx, i.of.ID, name, marked(stateCommit, i.spec.Job, host()), !i.p.mayRestart(snap))
+	i.id, err = i.s.ec2.CreateImage(ctx, i.of.ID, name, marked(stateCommit, i.spec.Job, process.Name()), !i.p.mayRestart(snap))
 	if err != nil {
 		return err
 	}

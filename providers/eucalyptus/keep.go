@@ -32,7 +32,7 @@ func (p *Provider) keep(ctx context.Context, e providers.Entry, spec providers.S
 	if err := checkName(name); err != nil {
 		return providers.Entry{}, err
 	}
-	taken, err := p.moment(ctx, i.ID, name)
+	taken, err := providers.Moment(ctx, i.ID, name, p.captures)
 	if err != nil {
 		return providers.Entry{}, err
 	}
@@ -97,30 +97,6 @@ func (p *Provider) registerBundle(ctx context.Context, s *session, i ec2.Instanc
 		b.kernel, b.ramdisk = i.Kernel, i.Ramdisk
 	}
 	return p.register(ctx, s, registration{at: j.manifest(), name: name, job: j.Job, arch: cloudArch(i.Architecture), boots: b, kind: bundle.Machine}, all)
-}
-
-// moment is a whole second that no other capture of the instance and name has: that of now,
-// or the next that is free.
-func (p *Provider) moment(ctx context.Context, instance, name string) (time.Time, error) {
-	for {
-		now := time.Now().UTC().Truncate(time.Second)
-		all, err := p.captures(ctx)
-		if err != nil {
-			return now, err
-		}
-		last := time.Time{}
-		for _, e := range all {
-			if e.Capture.Of == instance && e.Name == name && e.Capture.Taken.After(last) {
-				last = e.Capture.Taken
-			}
-		}
-		if last.Before(now) {
-			return now, nil
-		}
-		if err := pause(ctx, min(time.Until(last.Add(time.Second)), time.Minute)); err != nil {
-			return now, err
-		}
-	}
 }
 
 // captures are those of this account that were kept.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"chromogenic/disk"
+	"chromogenic/providers/internal/stall"
 )
 
 // run runs a command on the node and gives its output to read.
@@ -67,7 +68,7 @@ func (d *nodeDisk) failed(ctx context.Context, idle *time.Timer, err error) erro
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case !idle.Stop():
-		return disk.Errorf(disk.Timeout, "node %s: %w", d.addr, errStalled)
+		return disk.Errorf(disk.Timeout, "node %s: %w", d.addr, stall.Err)
 	case err == nil:
 		return nil
 	}

@@ -1,12 +1,10 @@
 package eucalyptus
 
 import (
-	"os"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
-	"time"
+
+	"chromogenic/providers/internal/process"
 )
 
 // An image that is not what its name says has a description that says so: it is given with
@@ -44,37 +42,11 @@ func (r *record) hidden() bool {
 	return state != ""
 }
 
-// A host names this process on this run of this machine, or of a container on it, so that
-// another process can tell whether somebody is still working on what is half made.
-func host() string { return machine() + ":" + strconv.Itoa(os.Getpid()) }
-
-// machine tells one run of a machine's kernel, and of those who see the same processes on
-// it, from all others; empty where that cannot be told.
-func machine() string {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	space, err := os.Readlink("/proc/self/ns/pid")
-	if err != nil {
-		return ""
-	}
-	return short(string(id) + space)
-}
-
-// abandoned is how long what another machine has begun is left alone.
-const abandoned = 24 * time.Hour
-
 // working tells whether somebody may still work on an image that has a state.
 func (p *Provider) working(r *record) bool {
 	if p.owns(r.ID) {
 		return true
 	}
 	_, _, on := r.state()
-	at, pid, _ := strings.Cut(on, ":")
-	if n, err := strconv.Atoi(pid); err == nil && at == machine() && at != "" {
-		err := syscall.Kill(n, 0)
-		return n != os.Getpid() && (err == nil || err == syscall.EPERM) // another user's
-	}
-	return time.Since(r.Created) < abandoned
+	return process.Works(on, r.Created)
 }

@@ -20,6 +20,7 @@ import (
 	"chromogenic/providers"
 	"chromogenic/providers/internal/bundle"
 	"chromogenic/providers/internal/ec2test"
+	"chromogenic/providers/internal/process"
 )
 
 // TestUploaded looks at what an upload leaves in the cloud: for whom it can be read, and what
@@ -394,7 +395,7 @@ func TestLostJournal(t *testing.T) {
 	cloud := ec2test.Start(t, ec2test.Options{})
 	r := newRig(t, cloud, "alice")
 	e := r.put(t, "web", disktest.Pattern(1<<20, nil))
-	gone := fmt.Sprintf("%s:%d", machine(), 1<<22+1)
+	gone := fmt.Sprintf("%s:%d", process.Machine(), 1<<22+1)
 	if err := r.current.ec2.SetDescription(t.Context(), e.ID, marked(stateCommit, "JOB", gone)); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"chromogenic/disk"
 	"chromogenic/providers"
+	"chromogenic/providers/internal/process"
 )
 
 // snapshotTime is how long Nova may take to make an image of a server: it copies the
@@ -30,7 +31,7 @@ func (p *Provider) Snapshot(ctx context.Context, e providers.Entry, spec provide
 func (p *Provider) snapshot(ctx context.Context, e providers.Entry, spec providers.SnapSpec) (providers.Snapshot, error) {
 	taken := time.Now()
 	r, how, err := p.image(ctx, e, spec, "chromogenic snapshot "+spec.Job, map[string]string{
-		propState: stateSnapshot, propJob: spec.Job, propHost: host(),
+		propState: stateSnapshot, propJob: spec.Job, propHost: process.Name(),
 	})
 	if err != nil {
 		return providers.Snapshot{}, err
@@ -194,12 +195,12 @@ func (p *Provider) keep(ctx context.Context, e providers.Entry, spec providers.S
 	if err := checkName(name); err != nil {
 		return providers.Entry{}, err
 	}
-	taken, err := p.moment(ctx, e.ID, name)
+	taken, err := providers.Moment(ctx, e.ID, name, p.captures)
 	if err != nil {
 		return providers.Entry{}, err
 	}
 	r, how, err := p.image(ctx, e, spec, "chromogenic capture "+taken.Format(providers.CaptureLayout), map[string]string{
-		propState: stateSnapshot, propJob: spec.Job, propHost: host(), // until it is whole
+		propState: stateSnapshot, propJob: spec.Job, propHost: process.Name(), // until it is whole
 		propOf: e.ID, propTaken: taken.Format(time.RFC3339), propName: name,
 	})
 	if err != nil {
@@ -213,30 +214,6 @@ func (p *Provider) keep(ctx context.Context, e providers.Entry, spec providers.S
 		return providers.Entry{}, errors.Join(err, p.undo(ctx, r.ID))
 	}
 	return r.captureEntry(p), nil
-}
-
-// moment is a whole second that no other capture of the server and name has: that of now, or
-// the next that is free.
-func (p *Provider) moment(ctx context.Context, server, name string) (time.Time, error) {
-	for {
-		now := time.Now().UTC().Truncate(time.Second)
-		all, err := p.captures(ctx)
-		if err != nil {
-			return now, err
-		}
-		last := time.Time{}
-		for _, e := range all {
-			if e.Capture.Of == server && e.Name == name && e.Capture.Taken.After(last) {
-				last = e.Capture.Taken
-			}
-		}
-		if last.Before(now) {
-			return now, nil
-		}
-		if err := pause(ctx, min(time.Until(last.Add(time.Second)), time.Minute)); err != nil {
-			return now, err
-		}
-	}
 }
 
 // captures are those of this project that were kept.

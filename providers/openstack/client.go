@@ -23,6 +23,7 @@ import (
 
 	"chromogenic/disk"
 	"chromogenic/providers"
+	"chromogenic/providers/internal/stall"
 )
 
 // A client asks the services of one cloud, in one project and region. It logs in when
@@ -109,7 +110,7 @@ func (c *client) renew(refused string) (*session, error) {
 		}
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), c.stall, errStalled)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), c.stall, stall.Err)
 	defer cancel()
 	s, err := login(ctx, cred)
 	if err != nil {
@@ -317,35 +318,35 @@ func (c *client) send(ctx context.Context, s *session, r request) (*http.Respons
 	if base == "" {
 		return nil, nil, disk.Errorf(disk.Unsupported, "ask the %s service: this cloud has none", r.service)
 	}
-	watch := newWatch(ctx, c.stall)
+	watch := stall.New(ctx, c.stall)
 	if r.stream == nil && r.patience > 0 {
-		watch.timer.Reset(r.patience)
+		watch.Allow(r.patience)
 	}
 	target := base + r.path
 	if len(r.query) > 0 {
 		target += "?" + r.query.Encode()
 	}
-	req, err := http.NewRequestWithContext(watch.ctx, r.method, target, nil)
+	req, err := http.NewRequestWithContext(watch.Ctx, r.method, target, nil)
 	if err == nil {
-		err = r.fill(req, watch)
+		err = r.fill(req, watch, c.stall)
 	}
 	if err != nil {
-		watch.stop()
+		watch.Stop()
 		return nil, nil, disk.Errorf(disk.Invalid, "%s %s: %w", r.method, r.path, err)
 	}
 	req.Header.Set("X-Auth-Token", s.token)
 	resp, err := s.http.Do(req)
 	if err != nil {
-		defer watch.stop()
-		err := transportError(watch.ctx, err)
+		defer watch.Stop()
+		err := transportError(watch.Ctx, err)
 		if t := transient(err); r.once && t != nil && !refused(t) {
 			err = t.Err
 		}
 		return nil, nil, err
 	}
-	watch.timer.Stop()
-	resp.Body = receiving{resp.Body, watch}
-	return resp, func() { watch.stop(); resp.Body.Close() }, nil
+	watch.Rest()
+	resp.Body = watch.Body(resp.Body)
+	return resp, func() { watch.Stop(); resp.Body.Close() }, nil
 }
 
 // refused tells whether a connection was never made.
@@ -355,7 +356,7 @@ func refused(err error) bool {
 }
 
 // fill gives the request its body and headers.
-func (r request) fill(req *http.Request, w *watch) error {
+func (r request) fill(req *http.Request, w *stall.Watch, after time.Duration) error {
 	req.Header.Set("Accept", "application/json")
 	switch {
 	case r.json != nil:
@@ -367,7 +368,7 @@ func (r request) fill(req *http.Request, w *watch) error {
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 		req.Header.Set("Content-Type", "application/json")
 	case r.stream != nil:
-		req.Body, req.ContentLength = sending{r.stream(), w, r.patience}, r.size
+		req.Body, req.ContentLength = sending{r.stream(), w, after, r.patience}, r.size
 		if r.size == 0 {
 			req.Body = http.NoBody
 		}

@@ -19,6 +19,7 @@ import (
 
 	"chromogenic/disk"
 	"chromogenic/providers"
+	"chromogenic/providers/internal/stall"
 )
 
 // maxMessage is as much of an error's text as a person reads, in bytes.
@@ -165,19 +166,16 @@ func said(tree any) string {
 	return ""
 }
 
-// errStalled ends a request that has moved no byte for too long.
-var errStalled = disk.Errorf(disk.Timeout, "no byte came or went for a while")
-
 // transportError classifies the failure of a connection. All of them are transient
 // but what the caller himself has ended.
 func transportError(ctx context.Context, err error) error {
-	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errStalled) {
+	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), stall.Err) {
 		return context.Cause(ctx)
 	}
 	if err := certificateError(err); err != nil {
 		return err
 	}
-	stalled := errors.Is(err, errStalled) || errors.Is(context.Cause(ctx), errStalled)
+	stalled := errors.Is(err, stall.Err) || errors.Is(context.Cause(ctx), stall.Err)
 	var known *disk.Error
 	if !stalled && errors.As(err, &known) {
 		return err // of what was sent, not of the connection

@@ -11,6 +11,7 @@ import (
 
 	"chromogenic/disk"
 	"chromogenic/providers"
+	"chromogenic/providers/internal/process"
 )
 
 // CreateImage has Nova make an image of a server. It is marked as a snapshot until it
@@ -34,7 +35,7 @@ func (p *Provider) createImaging(ctx context.Context, e providers.Entry, snap pr
 		return nil, "", disk.Errorf(disk.Quota, "nothing is left of the quota")
 	}
 	r, how, err := p.image(ctx, e, snap, "chromogenic snapshot "+spec.Job, map[string]string{
-		propState: stateSnapshot, propJob: spec.Job, propHost: host(),
+		propState: stateSnapshot, propJob: spec.Job, propHost: process.Name(),
 	})
 	if err != nil {
 		return nil, "", err

@@ -4,54 +4,21 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"chromogenic/disk"
 	"chromogenic/providers"
+	"chromogenic/providers/internal/process"
 )
-
-// A host names this process on this run of this machine, or of a container on it, which
-// numbers its own. What is half made says so in
-// its record, so that another process can tell whether somebody is still working on
-// it: it asks the kernel for a process of the same machine. Of other machines it can
-// tell by the time alone.
-func host() string {
-	return machine() + ":" + strconv.Itoa(os.Getpid())
-}
-
-// machine tells one run of a machine's kernel, and of those who see the same processes on
-// it, from all others; empty where that cannot be told.
-func machine() string {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	space, err := os.Readlink("/proc/self/ns/pid")
-	if err != nil {
-		return ""
-	}
-	return short(string(id) + space)
-}
-
-// abandoned is how long what another machine has begun is left alone.
-const abandoned = 24 * time.Hour
 
 // working tells whether somebody may still work on a record that has a state.
 func (p *Provider) working(r *record) bool {
 	if p.owns(r.ID) {
 		return true
 	}
-	at, pid, _ := strings.Cut(r.props[propHost], ":")
-	if n, err := strconv.Atoi(pid); err == nil && at == machine() && at != "" {
-		err := syscall.Kill(n, 0)
-		return n != os.Getpid() && (err == nil || err == syscall.EPERM) // another user's
-	}
-	return time.Since(parseTime(r.Updated)) < abandoned
+	return process.Works(r.props[propHost], parseTime(r.Updated))
 }
 
 // Leftovers are the uploads and snapshots of this project that nobody works on any

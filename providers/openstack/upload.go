@@ -14,6 +14,7 @@ import (
 
 	"chromogenic/disk"
 	"chromogenic/providers"
+	"chromogenic/providers/internal/process"
 )
 
 // defaultStore is the format that images are kept in when nothing else is said: what
@@ -192,7 +193,7 @@ func (u *upload) create(ctx context.Context) error {
 	body := map[string]any{
 		"id": u.id, "name": "chromogenic upload " + u.spec.Job, "visibility": "private",
 		"disk_format": format[0], "container_format": format[1],
-		propState: stateUpload, propJob: u.spec.Job, propHost: host(),
+		propState: stateUpload, propJob: u.spec.Job, propHost: process.Name(),
 		"min_disk": u.spec.Meta.MinDisk, "min_ram": u.spec.Meta.MinRAM,
 	}
 	if tags := tagged(u.spec.Meta.Tags); tags != nil {
