@@ -155,7 +155,7 @@ func (p *Pipeline) lookInto(key, site string, e providers.Entry, over bool, l *l
 		var f *facts
 		if f, err = learn(src, e); err == nil {
 			f.learned = time.Now()
-			f.fluid = e.Live() || f.learned.Sub(e.Updated) < fluidTime
+			f.fluid = e.Live() || p.ticks(site) && f.learned.Sub(e.Updated) < fluidTime
 			if !f.fluid {
 				p.keepFacts(key, f)
 			}
@@ -166,6 +166,13 @@ func (p *Pipeline) lookInto(key, site string, e providers.Entry, over bool, l *l
 		return &facts{err: err, fluid: true, learned: time.Now()}, nil
 	}
 	return nil, err
+}
+
+// ticks tells whether the versions of a site are made of the times of files. Those of a
+// cloud are made of what it knows of the bytes.
+func (p *Pipeline) ticks(site string) bool {
+	s, err := p.site(site)
+	return err == nil && s.prober
 }
 
 // denseFacts are those of an image of which the listing says all.

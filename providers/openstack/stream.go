@@ -157,10 +157,16 @@ func (s *stream) fill(p []byte) (n int, err error) {
 // that was wanted.
 const growth = 8
 
-// carefree is the window, in bytes, behind which all that is left is asked for: who has
-// read so much in order is going to read on, each new answer costs a round trip, and of
-// one that is given up no more is lost than was on its way.
-const carefree = 2 << 20
+// foreseen is the window, in bytes, from which on the next answer is asked for before the
+// last one ends, and carefree that behind which all that is left is asked for: who has read
+// so much in order is going to read on, each new answer costs a round trip, and of one that
+// is given up no more is lost than was on its way, which is as much as the buffers of two
+// sockets hold: megabytes. So who reads the first MiB, for which a kernel and a cache read
+// three more, must not come to that.
+const (
+	foreseen = 2 << 20
+	carefree = 4 << 20
+)
 
 // open sees to it that there is an answer at pos, of n bytes at least.
 func (s *stream) open(ctx context.Context, n int64) error {
@@ -200,13 +206,13 @@ func (s *stream) following() int64 {
 	if s.window >= carefree {
 		return s.m.size
 	}
-	return growth * s.window
+	return min(growth*s.window, carefree)
 }
 
 // foresee asks for the answer behind a large one, when half of that is left. What fails
 // is asked for again when its time has come.
 func (s *stream) foresee(ctx context.Context) {
-	if s.then != nil || s.now.end == s.m.size || s.window < carefree || s.now.end-s.pos > s.window/2 {
+	if s.then != nil || s.now.end == s.m.size || s.window < foreseen || s.now.end-s.pos > s.window/2 {
 		return
 	}
 	s.then = s.ask(s.now.end, s.following())

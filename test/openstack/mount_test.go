@@ -99,6 +99,7 @@ func TestMountAway(t *testing.T) {
 	in := install(t, cloudsFile(t, "away", proxy.URL, ""), "  a: {type: openstack, cloud: away}\n")
 	dir := in.mount(t)
 	images := filepath.Join(dir, "a", "images")
+	settle(t, proxy) // a mount looks for what a crash has left when it starts
 	want := sh(t, "ls", images)
 	requests := proxy.Requests.Load()
 	began := time.Now()
