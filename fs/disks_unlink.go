@@ -14,7 +14,7 @@ import (
 // Unlink drops an unfinished file. Data disks go only where the mount allows it, with
 // all their names.
 func (d *disksNode) Unlink(ctx context.Context, name string) syscall.Errno {
-	if err := d.t.letGo(ctx, func() error { return d.unlink(ctx, name) }); err != nil {
+	if err := d.t.carryOut(ctx, func() error { return d.unlink(ctx, name) }); err != nil {
 		return d.fail("unlink", name, err)
 	}
 	if !strings.HasPrefix(name, ".") {

@@ -268,7 +268,7 @@ func (f *imageFile) CopyFileRange(ctx context.Context, from gofuse.FileHandle, f
 // can, and refuses another size: an image is written through open(2).
 func (f *imageFile) Setattr(ctx context.Context, _ gofuse.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	asked := *in // which is another request's when this one is let go
-	if err := f.kind.t.letGo(ctx, func() error { return f.setattr(ctx, &asked) }); err != nil {
+	if err := f.kind.t.carryOut(ctx, func() error { return f.setattr(ctx, &asked) }); err != nil {
 		return f.fail("setattr", err)
 	}
 	f.attr(&out.Attr)

@@ -21,12 +21,23 @@ const endingTime = 3 * time.Second
 // ends: do goes on alone then, until the disk answers or the process ends, and may
 // touch nothing that is the request's.
 func (t *tree) letGo(ctx context.Context, do func() error) error {
+	return t.await(ctx, func(f func()) { go f() }, do)
+}
+
+// carryOut is letGo of a change to an image: the end of the mount waits for it, as it
+// does for copies, so that nothing half-made stays where it could still be finished.
+func (t *tree) carryOut(ctx context.Context, do func() error) error {
+	return t.await(ctx, t.jobs.Go, do)
+}
+
+// await has do run by start, and gives its error or that of who is let go.
+func (t *tree) await(ctx context.Context, start func(func()), do func() error) error {
 	var result error
 	done := make(chan struct{})
-	go func() {
+	start(func() {
 		defer close(done)
 		result = do()
-	}()
+	})
 	if err := t.wait(ctx, done); err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ func (k *kindNode) Rename(ctx context.Context, name string, to gofuse.InodeEmbed
 func (k *kindNode) rename(ctx context.Context, at *dirNode, key, name string, to gofuse.InodeEmbedder, newName string, flags uint32) syscall.Errno {
 	folder, newKey, newPath := destination(to, newName)
 	path := join(at.path, name)
-	if err := k.t.letGo(ctx, func() error { return k.move(ctx, key, name, to, newName, flags) }); err != nil {
+	if err := k.t.carryOut(ctx, func() error { return k.move(ctx, key, name, to, newName, flags) }); err != nil {
 		if folder == k.folder && key != "" && newKey == "" {
 			path = newPath // it is the image that has failed; the copy is removed now
 		}

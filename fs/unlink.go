@@ -16,7 +16,7 @@ import (
 // Unlink drops an unfinished file. Images and captures go only where the mount
 // allows it, with all their names, and live machines never.
 func (k *kindNode) Unlink(ctx context.Context, name string) syscall.Errno {
-	if err := k.t.letGo(ctx, func() error { return k.unlink(ctx, name) }); err != nil {
+	if err := k.t.carryOut(ctx, func() error { return k.unlink(ctx, name) }); err != nil {
 		return k.fail("unlink", name, err)
 	}
 	if !strings.HasPrefix(name, ".") {

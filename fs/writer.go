@@ -86,7 +86,7 @@ func (g *staged) Setattr(ctx context.Context, f gofuse.FileHandle, in *fuse.SetA
 		}
 	}
 	if when, ok := in.GetMTime(); ok {
-		if err := g.folder.t.letGo(ctx, func() error { return g.setMtime(ctx, when) }); err != nil {
+		if err := g.folder.t.carryOut(ctx, func() error { return g.setMtime(ctx, when) }); err != nil {
 			return g.fail("setattr", err)
 		}
 	}

@@ -135,7 +135,7 @@ func (f *imageFile) setProp(ctx context.Context, op, attr, value string) syscall
 	if !ok || key == "" || f.ref.Entry.Kind != providers.Images {
 		return syscall.ENOTSUP // as fixedXattrs has it
 	}
-	if err := f.kind.t.letGo(ctx, func() error { return f.trySetProp(ctx, key, value) }); err != nil {
+	if err := f.kind.t.carryOut(ctx, func() error { return f.trySetProp(ctx, key, value) }); err != nil {
 		return f.fail(op, err)
 	}
 	return 0

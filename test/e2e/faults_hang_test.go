@@ -72,26 +72,46 @@ func TestHungSource(t *testing.T) {
 	for _, n := range []string{"still.qcow2", "stuck.raw", "stuck2.qcow2"} {
 		run(t, "cp", s.masters[filepath.Ext(n)[1:]], filepath.Join(s.source.below, "images", n))
 	}
+	another := func(of, n string) { // an image that the kernel keeps no page of
+		t.Helper()
+		must(t, os.Link(filepath.Join(s.source.below, "images", of), filepath.Join(s.source.below, "images", n+filepath.Ext(of))))
+	}
 	for i := range crowd {
-		must(t, os.Link(filepath.Join(s.source.below, "images", "stuck.raw"), filepath.Join(s.source.below, "images", fmt.Sprintf("stuck-%d.raw", i))))
+		another("stuck.raw", fmt.Sprintf("stuck-%d", i))
+	}
+	type killing struct {
+		signal                syscall.Signal
+		of, image, view, dest string
+	}
+	var killings []killing
+	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGINT, syscall.SIGTERM} {
+		for view, of := range map[string]string{"raw": "stuck.raw", "qcow2": "stuck.raw", "converted.raw": "stuck2.qcow2"} {
+			for _, dest := range []string{"out", "within"} {
+				k := killing{signal, of, fmt.Sprintf("stuck%d%s%s", signal, view, dest), view, dest}
+				k.image = strings.ReplaceAll(k.image, ".", "")
+				another(of, k.image)
+				killings = append(killings, k)
+			}
+		}
 	}
 	run(t, "cp", s.masters["raw"], filepath.Join(s.good.images, "other.raw"))
 	script(t, `touch -d '1 hour ago' "$1"/images/*`, s.source.below)
 	s.refresh(t)
 	run(t, "ls", "-l", s.images("a"))
 	deaf := faultfs.Fault{Op: faultfs.Read, File: "stuck*", Effect: faultfs.Deaf, From: at}
-	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGINT, syscall.SIGTERM} {
-		for _, view := range []string{"stuck.raw", "stuck.qcow2", "stuck2.raw"} {
-			for to, dst := range map[string]string{"out": t.TempDir() + "/x", "within": s.images("good", fmt.Sprintf("x%d%s", signal, view))} {
-				t.Run(fmt.Sprintf("%v of cp of %s, %s", signal, view, to), func(t *testing.T) {
-					cmd := command("cp", s.images("a", view), dst)
-					end := hung(t, s.source, deaf, cmd)
-					cmd.Process.Signal(signal)
-					endsSoon(t, "cp", end, promptly)
-					s.source.mend(t)
-				})
+	for _, k := range killings {
+		t.Run(fmt.Sprintf("%v of cp of %s, %s", k.signal, k.image, k.dest), func(t *testing.T) {
+			t.Cleanup(func() { s.source.mend(t) })
+			view := k.image + filepath.Ext("x."+k.view)
+			dst := t.TempDir() + "/x"
+			if k.dest == "within" {
+				dst = s.images("good", view)
 			}
-		}
+			cmd := command("cp", s.images("a", view), dst)
+			end := hung(t, s.source, deaf, cmd)
+			cmd.Process.Signal(k.signal)
+			endsSoon(t, "cp", end, promptly)
+		})
 	}
 	s.settled(t)
 	if got := names(t, s.good.images); !slices.Equal(got, []string{"other.raw"}) {
