@@ -12,6 +12,8 @@ LDFLAGS     := -s -w -X main.version=$(VERSION)
 
 # What needs no root, no mount and no server.
 UNIT = $(shell $(GO) list ./... | grep -v '/test/')
+# The program for the sandboxes of the cleaner, which is built into the binary.
+WORKER = cleaner/worker/worker
 # A linter that is built once and kept by Go's cache.
 LINT = $$($(GO) -C tools tool -n golangci-lint)
 
@@ -22,7 +24,8 @@ help: ## say what the targets do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 build: ## write bin/chromogenic, one static binary
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/chromogenic .
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(WORKER) ./cleaner/worker
+	CGO_ENABLED=0 $(GO) build -trimpath -tags worker -ldflags '$(LDFLAGS)' -o bin/chromogenic .
 
 demo: build ## show what it does, on an image made for it (under 2 minutes)
 	@scripts/demo.sh bin/chromogenic
@@ -95,4 +98,4 @@ fuzz: ## every fuzz target for FUZZTIME (5m) in 256 MiB
 	@FUZZTIME=$(FUZZTIME) GO=$(GO) scripts/fuzz.sh
 
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin $(WORKER)

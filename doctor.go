@@ -16,7 +16,6 @@ import (
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
-	"chromogenic/cleaner/guest"
 	"chromogenic/fs"
 	"chromogenic/pipeline"
 	"chromogenic/providers"
@@ -33,7 +32,7 @@ func checkSystem() []finding {
 
 // checkCleaning looks whether the filesystems of guests can be reached.
 func checkCleaning(how pipeline.Cleaning) finding {
-	ways, err := guest.Available(how.Guest)
+	ways, err := how.Ways()
 	if err != nil {
 		return failsBy("cleaning", err)
 	}

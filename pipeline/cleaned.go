@@ -29,6 +29,16 @@ type Cleaning struct {
 	Guest   guest.Options
 }
 
+// guest is how its disk is reached, by the program that is the fastest to start.
+func (c Cleaning) guest() guest.Options {
+	o := c.Guest
+	o.Program = cleaner.Worker()
+	return o
+}
+
+// Ways are those of guest.Available.
+func (c Cleaning) Ways() ([]guest.Way, error) { return guest.Available(c.guest()) }
+
 // The policies of cleaning. With cleanAuto it depends on where a copy comes from.
 const (
 	cleanAuto       = "auto"
@@ -338,7 +348,7 @@ func (c Cleaning) Clean(ctx context.Context, o *disk.Overlay, policy string) (js
 	if err != nil {
 		return nil, fmt.Errorf("clean image: %w", err)
 	}
-	got, err := guest.Run(ctx, o, c.Guest, order)
+	got, err := guest.Run(ctx, o, c.guest(), order)
 	if err == nil && policy == cleanRequire {
 		err = wholly(got.Facts)
 	}
@@ -360,7 +370,7 @@ func (c Cleaning) Inspect(ctx context.Context, img disk.Image) (in cleaner.Inspe
 		return in, fmt.Errorf("inspect image: %w", err)
 	}
 	c.Guest.ReadOnly = true
-	got, err := guest.Run(ctx, o, c.Guest, order)
+	got, err := guest.Run(ctx, o, c.guest(), order)
 	if err != nil {
 		return in, err
 	}

@@ -28,7 +28,7 @@ type Way struct {
 
 // Available tells of each way whether it works here, for this user.
 func Available(o Options) ([]Way, error) {
-	self, err := program(o.Executable)
+	self, err := o.program()
 	if err != nil {
 		return nil, err
 	}

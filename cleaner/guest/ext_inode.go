@@ -2,8 +2,12 @@ package guest
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
 
 	"chromogenic/disk"
 )
@@ -37,27 +41,38 @@ func (i extInode) size() int64 {
 	return int64(uint64(le.Uint32(i.raw[4:])) | uint64(le.Uint32(i.raw[0x6c:]))<<32)
 }
 
-// eachInode zeroes the inodes that are not in use, and calls f with the others.
-func (e *extFS) eachInode(f func(extInode) error) error {
-	for g, d := range e.groups {
-		if d.flags&extInodeUninit != 0 {
-			if err := e.discard(d.table, e.tableBlocks()); err != nil {
-				return fmt.Errorf("inodes of group %d: %w", g, err)
+// eachInode zeroes the inodes that are not in use, and calls f with the others. Groups are
+// gone through beside each other, each with an extFS of its own: no two of them have an
+// inode, or blocks of one, in common.
+func (e *extFS) eachInode(f func(*extFS, extInode) error) error {
+	work, ctx := errgroup.WithContext(context.Background())
+	work.SetLimit(runtime.GOMAXPROCS(0))
+	for n, d := range e.groups {
+		work.Go(func() (err error) {
+			defer func() {
+				if err = recovered(recover(), err); err != nil {
+					err = fmt.Errorf("inodes of group %d: %w", n, err)
+				}
+			}()
+			if ctx.Err() != nil {
+				return nil // another one has failed
 			}
-			continue
-		}
-		used, err := e.readBlock(d.inodeBitmap)
-		if err != nil {
-			return fmt.Errorf("inodes of group %d: %w", g, err)
-		}
-		if err := e.eachOf(int64(g), d, used, f); err != nil {
-			return fmt.Errorf("inodes of group %d: %w", g, err)
-		}
+			own := *e
+			own.forget()
+			return own.eachOf(int64(n), d, f)
+		})
 	}
-	return nil
+	return work.Wait()
 }
 
-func (e *extFS) eachOf(g int64, d extGroup, used []byte, f func(extInode) error) error {
+func (e *extFS) eachOf(g int64, d extGroup, f func(*extFS, extInode) error) error {
+	if d.flags&extInodeUninit != 0 {
+		return e.discard(d.table, e.tableBlocks())
+	}
+	used, err := e.readBlock(d.inodeBitmap)
+	if err != nil {
+		return err
+	}
 	per := e.block / e.inodeSize // a block
 	unused := int64(0)           // blocks before this one
 	flush := func(b int64) error {
@@ -92,7 +107,7 @@ func (e *extFS) eachOf(g int64, d extGroup, used []byte, f func(extInode) error)
 				changed = clean(raw) || changed
 				continue
 			}
-			if err := f(extInode{g*e.inodes + i + 1, bytes.Clone(raw)}); err != nil {
+			if err := f(e, extInode{g*e.inodes + i + 1, bytes.Clone(raw)}); err != nil {
 				return fmt.Errorf("inode %d: %w", g*e.inodes+i+1, err)
 			}
 		}

@@ -19,7 +19,7 @@ func scrubExt(f volumeFile, size int64) error {
 	if err := e.discardFree(); err != nil {
 		return fmt.Errorf("discard free blocks: %w", err)
 	}
-	return e.eachInode(func(i extInode) error {
+	return e.eachInode(func(e *extFS, i extInode) error {
 		switch {
 		case i.number == extJournal && e.compat&extHasJournal != 0:
 			return e.scrubJournal(i)

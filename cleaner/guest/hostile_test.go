@@ -214,7 +214,7 @@ func TestNoUserNamespaces(t *testing.T) {
 		missing(t, "other users than root need user namespaces")
 	}
 	d := openDisk(t, makeDisk(t, "", partSpec{32, "", ext("ext4", linux("# none\n"))}))
-	self, err := program(worker(t))
+	self, err := Options{Executable: worker(t)}.program()
 	if err != nil {
 		t.Fatal(err)
 	}

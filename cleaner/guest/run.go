@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -19,7 +20,8 @@ type Options struct {
 	Access     string        // "uml", "fuse2fs", "loop"; empty and "auto" take the first that works
 	Trusted    bool          // of "auto": loop is allowed, where the host's own kernel reads the image
 	ReadOnly   bool          // nothing is written to img, and the work finds a tree that it cannot write to
-	Executable string        // a static program whose main calls Child; empty is this one
+	Program    []byte        // a static program whose main calls Child
+	Executable string        // where one is, if there is no Program; empty is this one
 	Memory     int64         // of user-mode-linux, in bytes; 0 is 512 MiB
 	Timeout    time.Duration // of the whole; 0 is half an hour
 }
@@ -61,7 +63,7 @@ func Run(ctx context.Context, img Disk, o Options, order []byte) (Result, error)
 	}
 	j := job{Table: t.kind, Volumes: volumes, ReadOnly: o.ReadOnly, Order: order, Memory: cmp.Or(o.Memory, defaultMemory), Tools: findTools()}
 	facts := func() Facts { return factsOf(j, j.Volumes, j.Warnings) }
-	self, err := program(o.Executable)
+	self, err := o.program()
 	if err != nil {
 		return Result{Facts: facts()}, err
 	}
@@ -188,7 +190,11 @@ func survey(img Disk) (table, []volumeOf, error) {
 
 // program is a copy of the static program without a name, which everybody may run:
 // it may lie in a folder that a sandbox may not enter.
-func program(path string) (*os.File, error) {
+func (o Options) program() (*os.File, error) {
+	if o.Program != nil {
+		return nameless(bytes.NewReader(o.Program), "worker")
+	}
+	path := o.Executable
 	if path == "" {
 		var err error
 		if path, err = os.Executable(); err != nil {
@@ -200,6 +206,11 @@ func program(path string) (*os.File, error) {
 		return nil, fmt.Errorf("find own program: %w", err)
 	}
 	defer from.Close()
+	return nameless(from, path)
+}
+
+// nameless copies a program; path is what errors call it.
+func nameless(from io.Reader, path string) (*os.File, error) {
 	fd, err := unix.MemfdCreate("guest", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("copy own program: %w", err)

@@ -13,11 +13,7 @@ import (
 // of the time: what it reads is bounded, and a structure that makes no sense ends it.
 // The job that it gives is that of checking them.
 func (j job) scrub(ctx context.Context, img Disk) (check job, err error) {
-	defer func() {
-		if bad := recover(); bad != nil {
-			err = disk.Errorf(disk.Malformed, "remove traces: %v\n%s", bad, debug.Stack())
-		}
-	}()
+	defer func() { err = recovered(recover(), err) }()
 	j.Check, j.Order, j.Warnings = true, nil, nil
 	volumes := j.Volumes
 	j.Volumes = nil
@@ -35,6 +31,15 @@ func (j job) scrub(ctx context.Context, img Disk) (check job, err error) {
 		j.Volumes = append(j.Volumes, v)
 	}
 	return j, nil
+}
+
+// recovered is the error of what ended with err, or with a panic: what makes no sense in
+// a filesystem may well do that.
+func recovered(panicked any, err error) error {
+	if panicked == nil {
+		return err
+	}
+	return disk.Errorf(disk.Malformed, "remove traces: %v\n%s", panicked, debug.Stack())
 }
 
 func scrubVolume(d volumeDisk, v volumeOf) error {

@@ -100,12 +100,16 @@ func (j job) command(ctx context.Context, path string, args ...string) *exec.Cmd
 
 // start starts cmd without capabilities, and without a way to get any. They belong to
 // a thread, which is given up, and a program that is to die with it lives as long as
-// it: so this returns what waits for the program.
-func start(cmd *exec.Cmd) (wait func() error, err error) {
+// it: so this returns what waits for the program. Prepare, which may be nil, is called
+// in that thread before.
+func start(cmd *exec.Cmd, prepare func()) (wait func() error, err error) {
 	started, ended := make(chan error), make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // for ever: the thread ends with the goroutine
 		err := dropRights()
+		if prepare != nil {
+			prepare()
+		}
 		if err == nil {
 			err = cmd.Start()
 		}
@@ -146,7 +150,7 @@ func (j job) tell(ctx context.Context, path string, args ...string) (said, error
 	cmd := j.command(ctx, path, args...)
 	out := &tail{}
 	cmd.Stdout, cmd.Stderr, cmd.Stdin = out, out, nil
-	wait, err := start(cmd)
+	wait, err := start(cmd, nil)
 	if err != nil {
 		return said{}, err
 	}

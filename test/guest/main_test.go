@@ -30,10 +30,11 @@ func run(m *testing.M) (int, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(work)
-	program = filepath.Join(work, "chromogenic")
-	// The sandbox of the cleaner is this program as the init of a small kernel.
-	cmd := exec.Command("go", "build", "-o", program, "../..")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if program, err = filepath.Abs("../../bin/chromogenic"); err != nil {
+		return 0, err
+	}
+	// As users have it, with the program for sandboxes in it.
+	cmd := exec.Command("make", "-s", "-C", "../..", "build")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("build binary: %w\n%s", err, out)
 	}

@@ -1,0 +1,6 @@
+//go:build !worker
+
+package cleaner
+
+// Worker is none: see embedded.go.
+func Worker() []byte { return nil }
