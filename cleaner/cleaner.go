@@ -37,6 +37,7 @@ func Work(ctx context.Context, root *os.Root, facts guest.Facts, order []byte) (
 	if err != nil {
 		return nil, fmt.Errorf("clean image: %w", err)
 	}
+	defer g.close()
 	if !g.exists("/etc/passwd") && g.report.OS == (OS{}) {
 		return nil, fmt.Errorf("clean image: %w", disk.Hint(disk.Errorf(disk.Unsupported, "this is no root of a Linux system: neither /etc/passwd nor os-release is there"),
 			"copy the image without cleaning it, or look with chromogenic inspect at what is in it"))

@@ -3,7 +3,6 @@ package cleaner
 import (
 	"bytes"
 	"errors"
-	"io"
 	iofs "io/fs"
 	"os"
 	"path"
@@ -43,12 +42,21 @@ func (g *Guest) readNode(n node) ([]byte, error) {
 	if n.info.Size() > maxText {
 		return nil, disk.Errorf(disk.TooLarge, "has %d bytes, more than the %d that are read of a text", n.info.Size(), maxText)
 	}
-	f, err := g.openFile(n, os.O_RDONLY)
+	fd, err := g.openBeneath(n.path, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxText))
+	defer unix.Close(fd)
+	var now unix.Stat_t
+	if err := unix.Fstat(fd, &now); err != nil {
+		return nil, err
+	}
+	if was := n.stat(); now.Dev != was.Dev || now.Ino != was.Ino {
+		return nil, disk.Errorf(disk.Stale, "has changed while it was opened")
+	}
+	text := make([]byte, min(now.Size, maxText))
+	k, err := readOpen(fd, text)
+	return text[:k], err
 }
 
 // openFile opens what was looked up, if it is still that.

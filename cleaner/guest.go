@@ -13,6 +13,8 @@ import (
 type Guest struct {
 	ctx     context.Context
 	root    *os.Root
+	top     *os.File // the same, for single calls
+	buf     []byte   // for names
 	facts   guest.Facts
 	opt     Options
 	devices map[uint64]bool // st_dev of the guest's own filesystems
@@ -34,8 +36,8 @@ type Guest struct {
 	planned map[string][]byte // what a file would hold; a folder that would be there holds nothing
 }
 
-// open looks at what every operation needs to know.
-func open(ctx context.Context, root *os.Root, facts guest.Facts, opt Options) (*Guest, error) {
+// open looks at what every operation needs to know. The caller closes the Guest.
+func open(ctx context.Context, root *os.Root, facts guest.Facts, opt Options) (_ *Guest, err error) {
 	g := &Guest{
 		ctx: ctx, root: root, facts: facts, opt: opt,
 		devices: map[uint64]bool{}, mounts: map[uint64]bool{}, removed: map[string]bool{},
@@ -44,6 +46,14 @@ func open(ctx context.Context, root *os.Root, facts guest.Facts, opt Options) (*
 		outcome: &Outcome{},
 	}
 	g.report.Plan = opt.Plan
+	if g.top, err = root.Open("."); err != nil {
+		return nil, pathError("/", err)
+	}
+	defer func() {
+		if err != nil {
+			g.close()
+		}
+	}()
 	info, err := root.Lstat(".")
 	if err != nil {
 		return nil, pathError("/", err)
@@ -74,6 +84,9 @@ func open(ctx context.Context, root *os.Root, facts guest.Facts, opt Options) (*
 	g.report.Provisioner = g.provisioner()
 	return g, nil
 }
+
+// close ends what holds the tree: it is going to be unmounted.
+func (g *Guest) close() { _ = g.top.Close() }
 
 // asked tells whether an operation of this name is part of the run.
 func (g *Guest) asked(name string) bool {

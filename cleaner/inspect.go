@@ -49,6 +49,7 @@ func Inspect(ctx context.Context, root *os.Root, facts guest.Facts, order []byte
 	if err != nil {
 		return nil, fmt.Errorf("inspect image: %w", err)
 	}
+	defer g.close()
 	in := Inspection{Provisioner: g.report.Provisioner, OS: g.report.OS, SELinux: g.selinux, Disk: facts}
 	if g.systemd() {
 		in.Init = "systemd"

@@ -2,9 +2,7 @@ package cleaner
 
 import (
 	"errors"
-	"io"
 	iofs "io/fs"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -112,9 +110,13 @@ func (g *Guest) lstatAt(p string) (iofs.FileInfo, error) {
 		g.learn(p, nil, iofs.ErrNotExist)
 		return nil, iofs.ErrNotExist
 	}
-	info, err := g.root.Lstat(inRoot(p))
-	g.learn(p, info, err)
-	return info, err
+	info, err := g.statBeneath(p)
+	if err != nil {
+		g.learn(p, nil, err)
+		return nil, err
+	}
+	g.learn(p, info, nil)
+	return info, nil
 }
 
 // list gives the names of a folder without symlinks on its way, some at a time, so that a
@@ -123,54 +125,50 @@ func (g *Guest) list(at string, some func(names []string) error) error {
 	if names, ok := g.lists[at]; ok {
 		return some(slices.Clone(names)) // which may change it
 	}
-	f, err := g.root.Open(inRoot(at))
+	fd, err := g.openFolder(at)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer unix.Close(fd)
 	change := g.change
 	for first := true; ; first = false {
 		if err := g.ctx.Err(); err != nil {
 			return err
 		}
-		names, err := f.Readdirnames(listed)
-		if err != nil && !errors.Is(err, io.EOF) {
+		names, ended, err := g.namesOf(fd)
+		if err != nil {
 			return err
 		}
-		if first && len(names) < listed {
-			g.lookAll(f, at, names)
+		if first && ended {
+			g.lookAll(fd, at, names)
 			if g.change == change {
 				g.lists[at] = slices.Clone(names)
 			}
 			return some(names)
 		}
-		if e := some(names); e != nil {
-			return e
-		}
-		if err != nil {
-			return nil
+		if err := some(names); err != nil || ended {
+			return err
 		}
 	}
 }
 
 // lookAll learns what all names of an open folder are.
-func (g *Guest) lookAll(f *os.File, at string, names []string) {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Control(func(fd uintptr) {
-		for _, name := range names {
-			p := path.Join(at, name)
-			if _, ok := g.known[p]; ok {
-				continue
-			}
-			info := &statInfo{name: name}
-			if err := syscallStat(int(fd), name, &info.st); err == nil {
-				g.learn(p, info, nil)
-			}
+func (g *Guest) lookAll(fd int, at string, names []string) {
+	for _, name := range names {
+		p := path.Join(at, name)
+		if _, ok := g.known[p]; ok {
+			continue
 		}
-	})
+		if info, err := statAt(fd, name); err == nil {
+			g.learn(p, info, nil)
+		}
+	}
+}
+
+// statAt is what a name in an open folder is.
+func statAt(dir int, name string) (*statInfo, error) {
+	info := &statInfo{name: name}
+	return info, uninterrupted(func() error { return syscallStat(dir, name, &info.st) })
 }
 
 func syscallStat(dir int, name string, st *syscall.Stat_t) error {

@@ -2,7 +2,6 @@ package cleaner
 
 import (
 	"bytes"
-	"errors"
 	iofs "io/fs"
 	"path"
 	"regexp"
@@ -164,41 +163,18 @@ func versionOf(info iofs.FileInfo) fileVersion {
 	return fileVersion{st.Ino, st.Size, st.Ctim.Nano(), st.Mtim.Nano()}
 }
 
-// readEntry reads a small file that walk came by.
+// readEntry reads a small file that walk came by. It may be shorter than it was said to be.
 func readEntry(e entry) ([]byte, error) {
 	dir, err := e.dir.folder()
 	if err != nil {
 		return nil, err
 	}
-	raw, err := dir.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	text := make([]byte, min(e.info.Size(), maxKey))
-	if failed := raw.Control(func(fd uintptr) { text, err = readAt(int(fd), e.name, text) }); failed != nil {
-		return nil, failed
-	}
-	return text, err
-}
-
-// readAt reads a file of an open folder, by as few calls as there can be: a file of os is
-// asked for more than its bytes.
-func readAt(dir int, name string, p []byte) ([]byte, error) {
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(dir, e.name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	for n := 0; ; {
-		k, err := unix.Read(fd, p[n:])
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return nil, err
-		}
-		if n += k; k == 0 || n == len(p) {
-			return p[:n], nil // it may be shorter than it was said to be
-		}
-	}
+	text := make([]byte, min(e.info.Size(), maxKey))
+	n, err := readOpen(fd, text)
+	return text[:n], err
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"chromogenic/disk"
 )
 
@@ -207,7 +209,7 @@ type branch struct {
 	g    *Guest
 	path string
 	root *os.Root
-	file *os.File
+	fd   int // 0 for none
 }
 
 // in is the folder for what changes it.
@@ -221,21 +223,22 @@ func (b *branch) in() (*os.Root, error) {
 }
 
 // folder is the folder for what is read in it, by single names.
-func (b *branch) folder() (*os.File, error) {
-	if b.file != nil {
-		return b.file, nil
+func (b *branch) folder() (fd int, err error) {
+	if b.fd == 0 {
+		if fd, err = b.g.openFolder(b.path); err != nil {
+			return 0, err
+		}
+		b.fd = fd
 	}
-	var err error
-	b.file, err = b.g.root.Open(inRoot(b.path))
-	return b.file, err
+	return b.fd, nil
 }
 
 func (b *branch) close() {
 	if b.root != nil {
 		b.root.Close()
 	}
-	if b.file != nil {
-		b.file.Close()
+	if b.fd != 0 {
+		unix.Close(b.fd)
 	}
 }
 

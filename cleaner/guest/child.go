@@ -115,9 +115,6 @@ func (j *job) perform(ctx context.Context, self *os.File, work Work, r *result) 
 	if j.Check {
 		return j.finish(ctx)
 	}
-	if err := j.repair(ctx); err != nil {
-		return err
-	}
 	inner, err := j.access(ctx, self, work)
 	if err != nil {
 		return err
@@ -129,15 +126,18 @@ func (j *job) perform(ctx context.Context, self *os.File, work Work, r *result) 
 	return inner.Failure.err()
 }
 
-// access lets the work be done by the way that was chosen.
-func (j job) access(ctx context.Context, self *os.File, work Work) (result, error) {
+// access repairs, and lets the work be done by the way that was chosen.
+func (j *job) access(ctx context.Context, self *os.File, work Work) (result, error) {
 	if j.Access == accessUML {
 		return j.runUML(ctx, self)
 	}
-	s := &session{job: j, base: "/work"}
+	if err := j.repair(ctx); err != nil {
+		return result{}, err
+	}
+	s := &session{job: *j, base: "/work"}
 	switch j.Access {
 	case accessFuse2fs:
-		s.mounter = &fuseMounter{ctx: ctx, job: j}
+		s.mounter = &fuseMounter{ctx: ctx, job: *j}
 	case accessLoop:
 		loops := loopDevices{}
 		defer loops.close()

@@ -24,9 +24,9 @@ import (
 // vfatModules are what a kernel needs for vfat, in the order in which they are loaded.
 var vfatModules = []string{"fs/nls/nls_cp437.ko", "fs/nls/nls_iso8859-1.ko", "fs/nls/nls_ascii.ko", "fs/fat/fat.ko", "fs/fat/vfat.ko"}
 
-// runUML boots a kernel of its own with this program as its only process, and has it
-// do the job.
-func (j job) runUML(ctx context.Context, self *os.File) (result, error) {
+// runUML boots a kernel of its own with this program as its only process, repairs while
+// that starts, and has it do the job.
+func (j *job) runUML(ctx context.Context, self *os.File) (result, error) {
 	const initrd = "/tmp/init.cpio"
 	if err := j.writeInitrd(initrd, self); err != nil {
 		return result{}, err
@@ -76,13 +76,20 @@ func (j job) runUML(ctx context.Context, self *os.File) (result, error) {
 	if err != nil {
 		return result{}, unstarted{fmt.Errorf("work in user-mode-linux: it does not start: %w", err)}
 	}
-	r, err := j.converse(fromThem, theirIn)
-	if err != nil {
+	unrepaired := j.repair(ctx) // the kernel forgets what it has seen of a disk before it mounts it
+	var r result
+	if unrepaired == nil {
+		r, err = j.converse(fromThem, theirIn)
+	}
+	if unrepaired != nil || err != nil {
 		_ = cmd.Process.Kill()
 	}
 	ended := wait()
 	theirIn.Close()
 	fromThem.Close()
+	if unrepaired != nil {
+		return result{}, unrepaired
+	}
 	if err != nil {
 		failed := disk.Errorf(disk.Other, "work in user-mode-linux: %w (%v): %s", err, ended, lastLines(console.String(), 12))
 		if errors.As(err, &unstarted{}) {
@@ -131,7 +138,7 @@ func (j job) looksLikeCow(v volumeOf) bool {
 const startTime = 2 * time.Minute
 
 // converse is the host's side of the line.
-func (j job) converse(from *os.File, out io.Writer) (r result, err error) {
+func (j *job) converse(from *os.File, out io.Writer) (r result, err error) {
 	in := bufio.NewReader(from)
 	var ready string
 	err = from.SetReadDeadline(time.Now().Add(startTime))
@@ -144,7 +151,7 @@ func (j job) converse(from *os.File, out io.Writer) (r result, err error) {
 	if err := from.SetReadDeadline(time.Time{}); err != nil {
 		return r, fmt.Errorf("wait for user-mode-linux: %w", err)
 	}
-	if err := writeFrame(out, j); err != nil {
+	if err := writeFrame(out, *j); err != nil {
 		return r, err
 	}
 	err = readFrame(in, &r)
