@@ -38,6 +38,7 @@ type extFS struct {
 	incompat, ro uint32
 
 	structures window
+	data       []byte // the last block of a file; nil before the first
 }
 
 type extGroup struct {
@@ -151,19 +152,22 @@ func (e *extFS) within(block, n int64) bool {
 	return block >= e.first && n >= 0 && block < e.blocks && n <= e.blocks-block
 }
 
-// readData reads a block of a file, which lies anywhere.
+// readData reads a block of a file, which lies anywhere. It holds until the next one is read.
 func (e *extFS) readData(block int64) ([]byte, error) {
 	if !e.within(block, 1) {
 		return nil, disk.Errorf(disk.Malformed, "read block %d: there are %d", block, e.blocks)
 	}
-	p := make([]byte, e.block)
-	return p, readFull(e.f, p, block*e.block)
+	if e.data == nil {
+		e.data = make([]byte, e.block)
+	}
+	return e.data, readFull(e.f, e.data, block*e.block)
 }
 
 // A window is what was read last of structures. What is asked for next is near, as a rule.
 type window struct {
 	off   int64
 	bytes []byte
+	room  []byte // for them
 }
 
 // extWindow is what is read at once, in bytes: as much as the kernel asks a FUSE for.
@@ -178,7 +182,10 @@ func (e *extFS) readBlock(block int64) ([]byte, error) {
 	off := block * e.block
 	if off < w.off || off+e.block > w.off+int64(len(w.bytes)) {
 		at := off / extWindow * extWindow
-		p := make([]byte, min(extWindow, e.blocks*e.block-at))
+		if w.room == nil {
+			w.room = make([]byte, extWindow)
+		}
+		p := w.room[:min(extWindow, e.blocks*e.block-at)]
 		w.bytes = nil
 		if err := readFull(e.f, p, at); err != nil {
 			return nil, err

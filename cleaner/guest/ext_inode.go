@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -47,6 +48,11 @@ func (i extInode) size() int64 {
 func (e *extFS) eachInode(f func(*extFS, extInode) error) error {
 	work, ctx := errgroup.WithContext(context.Background())
 	work.SetLimit(runtime.GOMAXPROCS(0))
+	each := sync.Pool{New: func() any {
+		own := *e
+		own.structures, own.data = window{}, nil
+		return &own
+	}}
 	for n, d := range e.groups {
 		work.Go(func() (err error) {
 			defer func() {
@@ -57,7 +63,8 @@ func (e *extFS) eachInode(f func(*extFS, extInode) error) error {
 			if ctx.Err() != nil {
 				return nil // another one has failed
 			}
-			own := *e
+			own := each.Get().(*extFS)
+			defer each.Put(own)
 			own.forget()
 			return own.eachOf(int64(n), d, f)
 		})
@@ -122,12 +129,11 @@ func (e *extFS) eachOf(g int64, d extGroup, f func(*extFS, extInode) error) erro
 
 // clean zeroes p, and tells whether it was anything else.
 func clean(p []byte) bool {
-	dirty := false
-	for _, b := range p {
-		dirty = dirty || b != 0
+	if len(p) == 0 || p[0] == 0 && bytes.Equal(p[1:], p[:len(p)-1]) { // all are the first
+		return false
 	}
 	clear(p)
-	return dirty
+	return true
 }
 
 // An extRun is a piece of a file: blocks of the file, and of the filesystem.
