@@ -28,7 +28,7 @@ func (j *job) repair(ctx context.Context) error {
 			continue
 		}
 		// e2fsck(8): 1 and 2 are mended, 4 and above is not; fsck.fat(8): 1 is mended.
-		told, err := j.check(ctx, *v, path, args...)
+		told, err := j.tell(ctx, path, append(args, filepath.Join(diskDir, v.File))...)
 		if err != nil {
 			return fmt.Errorf("check partition %d: %w", v.Number, err)
 		}
@@ -78,7 +78,7 @@ func (j *job) verify(ctx context.Context, v volumeOf) error {
 			j.warn("partition %d (%s) was not checked afterwards: install the Debian package %s", v.Number, v.Type, c.install)
 			return nil
 		}
-		told, err := j.check(ctx, v, c.path, c.args...)
+		told, err := j.tell(ctx, c.path, append(c.args, filepath.Join(diskDir, v.File))...)
 		if err != nil {
 			return fmt.Errorf("check partition %d: %w", v.Number, err)
 		}
@@ -88,15 +88,6 @@ func (j *job) verify(ctx context.Context, v volumeOf) error {
 		}
 	}
 	return nil
-}
-
-// check runs a program that checks a volume.
-func (j *job) check(ctx context.Context, v volumeOf, path string, args ...string) (said, error) {
-	file := filepath.Join(diskDir, v.File)
-	if isExt(v.Type) {
-		defer warm(file, v)()
-	}
-	return j.tell(ctx, path, append(args, file)...)
 }
 
 func isExt(kind string) bool { return slices.Contains([]string{"ext2", "ext3", "ext4"}, kind) }
