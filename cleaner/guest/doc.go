@@ -8,7 +8,7 @@
 // A disk is foreign, and a filesystem is a program for the driver that mounts it. So
 // the host's kernel does not, unless it is told to:
 //
-//	uml      a kernel of its own (user-mode-linux) boots with this very program as its
+//	uml      a kernel of its own (user-mode-linux) boots with one of our programs as its
 //	         only process and the partitions as its disks: ext2, ext3, ext4, xfs,
 //	         btrfs, and vfat where its modules are installed. No right is needed.
 //	fuse2fs  a program mounts ext2, ext3 and ext4. Users other than root need
@@ -22,14 +22,16 @@
 //
 // Whatever the way, it is in namespaces of its own (user, mount, process, network, IPC,
 // host name), whose root is an empty tmpfs with the host's programs to read, and
-// /dev/fuse. Of root the ids are some that nobody has. The first process there is this
-// program again: main calls Child before anything else. Programs that need no right
-// have none. All of it ends with its first process, that with the caller, and a run
-// with its context or after Options.Timeout.
+// /dev/fuse. Of root the ids are some that nobody has. The first process there is a program
+// whose main calls Child before anything else: Options.Program, which is small and starts
+// fast, or the caller's own again. Programs that need no right have none. All of it ends
+// with its first process, that with the caller, and a run with its context or after
+// Options.Timeout.
 //
 //	caller            sandbox                        user-mode-linux
 //	Run ── socket ──> mounts, e2fsck -p, ── line ──> mount, Work, trim, unmount
-//	 │                scrub, e2fsck -n
+//	scrub, socket ──> mounts, e2fsck -n
+//	 │
 //	 └─ FUSE: a file for each partition; holes that are punched, and zeros, are discards
 //
 // The sandbox opens /dev/fuse, mounts it where nobody else sees it, and hands the device

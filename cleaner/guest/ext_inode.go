@@ -42,12 +42,15 @@ func (i extInode) size() int64 {
 	return int64(uint64(le.Uint32(i.raw[4:])) | uint64(le.Uint32(i.raw[0x6c:]))<<32)
 }
 
+// mostGroups is how many groups are gone through at a time: each takes two windows.
+const mostGroups = 8
+
 // eachInode zeroes the inodes that are not in use, and calls f with the others. Groups are
 // gone through beside each other, each with an extFS of its own: no two of them have an
 // inode, or blocks of one, in common.
 func (e *extFS) eachInode(f func(*extFS, extInode) error) error {
 	work, ctx := errgroup.WithContext(context.Background())
-	work.SetLimit(runtime.GOMAXPROCS(0))
+	work.SetLimit(min(runtime.GOMAXPROCS(0), mostGroups))
 	each := sync.Pool{New: func() any {
 		own := *e
 		own.structures, own.data = window{}, nil
