@@ -169,7 +169,11 @@ func readEntry(e entry) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	fd, err := unix.Openat(dir, e.name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	var fd int
+	err = uninterrupted(func() (err error) {
+		fd, err = unix.Openat(dir, e.name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

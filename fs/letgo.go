@@ -25,8 +25,12 @@ func (t *tree) letGo(ctx context.Context, do func() error) error {
 }
 
 // carryOut is letGo of a change to an image: the end of the mount waits for it, as it
-// does for copies, so that nothing half-made stays where it could still be finished.
+// does for copies, so that nothing half-made stays where it could still be finished. None
+// begins when the mount has ended.
 func (t *tree) carryOut(ctx context.Context, do func() error) error {
+	if t.ctx.Err() != nil {
+		return disk.Errorf(disk.Cancelled, "the mount has ended")
+	}
 	return t.await(ctx, t.jobs.Go, do)
 }
 

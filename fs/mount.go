@@ -238,7 +238,7 @@ func (s *Server) shut() {
 	s.stop()
 	s.cancel()
 	done := make(chan struct{})
-	go func() { s.tree.jobs.Wait(); close(done) }()
+	go func() { s.tree.jobs.end(); close(done) }()
 	select {
 	case <-done:
 	case <-time.After(endTime):

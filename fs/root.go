@@ -32,9 +32,9 @@ type tree struct {
 
 	ctx context.Context // ends with the mount: cancels what nobody waits for
 
-	unfinished atomic.Uint64  // counts the files that programs have begun to write
-	jobs       sync.WaitGroup // work that outlives its request
-	sprees     sprees         // of programs that remove images
+	unfinished atomic.Uint64 // counts the files that programs have begun to write
+	jobs       workload
+	sprees     sprees // of programs that remove images
 
 	foldersMu sync.Mutex
 	folders   []*folder // those that take images, from when they were looked at first

@@ -32,7 +32,9 @@ type Cleaning struct {
 // guest is how its disk is reached, by the program that is the fastest to start.
 func (c Cleaning) guest() guest.Options {
 	o := c.Guest
-	o.Program = cleaner.Worker()
+	if o.Program == nil && o.Executable == "" {
+		o.Program = cleaner.Worker()
+	}
 	return o
 }
 

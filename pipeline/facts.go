@@ -172,7 +172,7 @@ func (p *Pipeline) lookInto(key, site string, e providers.Entry, over bool, l *l
 // cloud are made of what it knows of the bytes.
 func (p *Pipeline) ticks(site string) bool {
 	s, err := p.site(site)
-	return err == nil && s.prober
+	return err != nil || s.prober
 }
 
 // denseFacts are those of an image of which the listing says all.

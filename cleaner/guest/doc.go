@@ -29,7 +29,8 @@
 // Options.Timeout.
 //
 //	caller            sandbox                        user-mode-linux
-//	Run ── socket ──> mounts, e2fsck -p, ── line ──> mount, Work, trim, unmount
+//	Run ── socket ──> mounts, starts ──────────────> boots
+//	 │                e2fsck -p ─────────── line ──> mount, Work, trim, unmount
 //	scrub, socket ──> mounts, e2fsck -n
 //	 │
 //	 └─ FUSE: a file for each partition; holes that are punched, and zeros, are discards

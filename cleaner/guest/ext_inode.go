@@ -145,9 +145,10 @@ type extRun struct {
 	unwritten         bool // reads as zeros, whatever is there
 }
 
-// runsOf maps a file: runs in order, with at most as many blocks as there are.
-func (e *extFS) runsOf(i extInode) ([]extRun, error) {
-	m := &extMap{fs: e, left: e.blocks}
+// eachRun maps a file, and calls f with its runs in order: at most as many blocks as there
+// are, and none of them is held.
+func (e *extFS) eachRun(i extInode, f func(extRun) error) error {
+	m := &extMap{fs: e, left: e.blocks, f: f}
 	var err error
 	switch {
 	case i.flags()&extExtents != 0:
@@ -155,27 +156,55 @@ func (e *extFS) runsOf(i extInode) ([]extRun, error) {
 	default:
 		err = m.indirect(i.raw[0x28 : 0x28+60])
 	}
-	return m.runs, err
+	if err != nil {
+		return err
+	}
+	return m.flush()
 }
 
 type extMap struct {
 	fs   *extFS
-	runs []extRun
-	left int64 // blocks that it may still have, those of the map itself among them
+	f    func(extRun) error
+	last extRun // it may go on; of no blocks for none
+	left int64  // blocks that it may still have, those of the map itself among them
+}
+
+// take counts blocks. A map that goes round in a circle has as many as the filesystem, so
+// that now and then it is looked whether anybody still waits.
+func (m *extMap) take(n int64) error {
+	const now = 1 << 16
+	before := m.left / now
+	if m.left -= n; m.left < 0 {
+		return disk.Errorf(disk.Malformed, "map file: more blocks than there are")
+	}
+	if m.left/now != before {
+		_, err := m.fs.f.ReadAt(nil, 0)
+		return err
+	}
+	return nil
 }
 
 func (m *extMap) add(r extRun) error {
-	if m.left -= r.n; m.left < 0 || !m.fs.within(r.block, r.n) {
+	if err := m.take(r.n); err != nil {
+		return err
+	}
+	if !m.fs.within(r.block, r.n) {
 		return disk.Errorf(disk.Malformed, "map file: %d blocks at %d", r.n, r.block)
 	}
-	if k := len(m.runs) - 1; k >= 0 {
-		if last := &m.runs[k]; last.logical+last.n == r.logical && last.block+last.n == r.block && last.unwritten == r.unwritten {
-			last.n += r.n
-			return nil
-		}
+	if last := &m.last; last.logical+last.n == r.logical && last.block+last.n == r.block && last.unwritten == r.unwritten {
+		last.n += r.n
+		return nil
 	}
-	m.runs = append(m.runs, r)
-	return nil
+	err := m.flush()
+	m.last = r
+	return err
+}
+
+func (m *extMap) flush() error {
+	if m.last.n == 0 {
+		return nil
+	}
+	return m.f(m.last)
 }
 
 // extents reads a node of an extent tree: a header of 12 bytes (magic F30A, entries,
@@ -192,8 +221,8 @@ func (m *extMap) extents(node []byte, depth int) error {
 		logical := int64(le.Uint32(x))
 		if here > 0 {
 			child := int64(le.Uint32(x[4:])) | int64(le.Uint16(x[8:]))<<32
-			if m.left--; m.left < 0 {
-				return disk.Errorf(disk.Malformed, "map file: more blocks than there are")
+			if err := m.take(1); err != nil {
+				return err
 			}
 			p, err := m.fs.readBlock(child)
 			if err != nil {
@@ -240,8 +269,8 @@ func (m *extMap) branch(block, logical, span int64, depth int) error {
 	if depth == 0 {
 		return m.add(extRun{logical, block, 1, false})
 	}
-	if m.left--; m.left < 0 {
-		return disk.Errorf(disk.Malformed, "map file: more blocks than there are")
+	if err := m.take(1); err != nil {
+		return err
 	}
 	p, err := m.fs.readBlock(block)
 	if err != nil {

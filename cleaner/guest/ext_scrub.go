@@ -38,47 +38,38 @@ func scrubExt(f volumeFile, size int64) error {
 // says that it is empty: s_start, a big-endian word at 28, is 0 (kernel, fs/jbd2,
 // journal_superblock_t; magic C03B3998).
 func (e *extFS) scrubJournal(i extInode) error {
-	runs, err := e.runsOf(i)
-	if err != nil || len(runs) == 0 {
-		return err
-	}
-	head, err := e.readBlock(runs[0].block)
-	if err != nil {
-		return err
-	}
-	be := binary.BigEndian
-	if be.Uint32(head) != 0xC03B3998 || runs[0].logical != 0 || be.Uint32(head[28:]) != 0 {
-		return disk.Errorf(disk.Malformed, "discard journal: it is not empty")
-	}
-	for k, r := range runs {
-		if k == 0 {
+	first := true
+	return e.eachRun(i, func(r extRun) error {
+		if first {
+			first = false
+			head, err := e.readBlock(r.block)
+			if err != nil {
+				return err
+			}
+			be := binary.BigEndian
+			if be.Uint32(head) != 0xC03B3998 || r.logical != 0 || be.Uint32(head[28:]) != 0 {
+				return disk.Errorf(disk.Malformed, "discard journal: it is not empty")
+			}
 			r.block, r.n = r.block+1, r.n-1
 		}
 		if r.n == 0 {
-			continue
+			return nil
 		}
 		if err := e.discard(r.block, r.n); err != nil {
 			return fmt.Errorf("discard journal: %w", err)
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // scrubFile zeroes what a file has behind its end, and discards what it has but never
 // wrote.
 func (e *extFS) scrubFile(i extInode) error {
-	runs, err := e.runsOf(i)
-	if err != nil {
-		return err
-	}
 	size := i.size()
 	end := (size + e.block - 1) / e.block
-	for _, r := range runs {
+	return e.eachRun(i, func(r extRun) error {
 		if r.unwritten {
-			if err := e.discard(r.block, r.n); err != nil {
-				return err
-			}
-			continue
+			return e.discard(r.block, r.n)
 		}
 		if beyond := min(r.n, r.logical+r.n-end); beyond > 0 {
 			if err := e.discard(r.block+r.n-beyond, beyond); err != nil {
@@ -86,12 +77,10 @@ func (e *extFS) scrubFile(i extInode) error {
 			}
 		}
 		if last := end - 1; size%e.block != 0 && r.logical <= last && last < r.logical+r.n {
-			if err := e.scrubEnd(r.block+last-r.logical, size%e.block); err != nil {
-				return err
-			}
+			return e.scrubEnd(r.block+last-r.logical, size%e.block)
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // scrubEnd zeroes a block from an offset on.
@@ -105,11 +94,7 @@ func (e *extFS) scrubEnd(block, from int64) error {
 
 // scrubFolder zeroes what is left of names between those of a folder.
 func (e *extFS) scrubFolder(i extInode) error {
-	runs, err := e.runsOf(i)
-	if err != nil {
-		return err
-	}
-	for _, r := range runs {
+	return e.eachRun(i, func(r extRun) error {
 		for k := range r.n {
 			if i.flags()&extIndex != 0 && r.logical+k == 0 {
 				continue // the root of the hashes: "." and "..", and they
@@ -125,8 +110,8 @@ func (e *extFS) scrubFolder(i extInode) error {
 				return err
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // The end of a block of names with a checksum: an entry without a name, of 12 bytes

@@ -51,7 +51,7 @@ func (j *job) runUML(ctx context.Context, self *os.File) (result, error) {
 			continue
 		}
 		if j.looksLikeCow(*v) {
-			v.Reason = "it begins like a copy-on-write file of user-mode-linux"
+			v.Reason = likeCow
 			continue
 		}
 		args = append(args, ubdOption(n, filepath.Join(diskDir, v.File)))
@@ -76,7 +76,13 @@ func (j *job) runUML(ctx context.Context, self *os.File) (result, error) {
 	if err != nil {
 		return result{}, unstarted{fmt.Errorf("work in user-mode-linux: it does not start: %w", err)}
 	}
-	unrepaired := j.repair(ctx) // the kernel forgets what it has seen of a disk before it mounts it
+	// The kernel forgets what it has seen of a disk before it mounts it.
+	unrepaired := j.repair(ctx)
+	for i := range j.Volumes {
+		if v := &j.Volumes[i]; v.Reason == "" && v.Device != "" && j.looksLikeCow(*v) {
+			v.Reason = likeCow // by what its journal has written there
+		}
+	}
 	var r result
 	if unrepaired == nil {
 		r, err = j.converse(fromThem, theirIn)
@@ -99,6 +105,9 @@ func (j *job) runUML(ctx context.Context, self *os.File) (result, error) {
 	}
 	return r, nil
 }
+
+// likeCow is why a volume is not mounted: see looksLikeCow.
+const likeCow = "it begins like a copy-on-write file of user-mode-linux"
 
 // onOneProcessor has this thread, and what it starts, stay on one of the processors that it
 // may use, if that can be had. The kernel of user-mode-linux and its process wait for each
