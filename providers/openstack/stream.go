@@ -22,6 +22,7 @@ type stream struct {
 	// Of whose turn it is.
 	now    *fetch // nil for none
 	then   *fetch // what comes behind it, asked for already; nil for none
+	began  int64  // where it was made
 	pos    int64  // of now
 	window int64  // bytes that the last request was for
 	err    error  // for all who come after a failure
@@ -39,7 +40,7 @@ type fetch struct {
 func newStream(m *remote, off int64) *stream {
 	began := make(chan struct{})
 	close(began)
-	return &stream{m: m, next: off, last: began, summed: began, pos: off}
+	return &stream{m: m, next: off, last: began, summed: began, began: off, pos: off}
 }
 
 // A turn of the queue is over when its reader is served. Then its bytes are hashed, if
@@ -157,15 +158,15 @@ func (s *stream) fill(p []byte) (n int, err error) {
 // that was wanted.
 const growth = 8
 
-// foreseen is the window, in bytes, from which on the next answer is asked for before the
-// last one ends, and carefree that behind which all that is left is asked for: who has read
-// so much in order is going to read on, each new answer costs a round trip, and of one that
-// is given up no more is lost than was on its way, which is as much as the buffers of two
-// sockets hold: megabytes. So who reads the first MiB, for which a kernel and a cache read
-// three more, must not come to that.
+// steady is the window, in bytes, to which an answer grows, and from which on the next one
+// is asked for before the last one ends. All that is left is asked for when a stream has
+// come as far as carefree: who has read so much in order is going to read on, each new
+// answer costs a round trip, and of one that is given up no more is lost than was on its
+// way. That is as much as the buffers of two sockets hold, megabytes, so who reads the first
+// MiB alone, for which a kernel reads another, must not come to that.
 const (
-	foreseen = 2 << 20
-	carefree = 4 << 20
+	steady   = 2 << 20
+	carefree = 6 << 20
 )
 
 // open sees to it that there is an answer at pos, of n bytes at least.
@@ -203,16 +204,16 @@ func (s *stream) ask(off, n int64) *fetch {
 
 // following is the size of the answer behind the last one.
 func (s *stream) following() int64 {
-	if s.window >= carefree {
+	if s.pos-s.began >= carefree-steady { // its end, if the next one is foreseen
 		return s.m.size
 	}
-	return min(growth*s.window, carefree)
+	return min(growth*s.window, steady)
 }
 
 // foresee asks for the answer behind a large one, when half of that is left. What fails
 // is asked for again when its time has come.
 func (s *stream) foresee(ctx context.Context) {
-	if s.then != nil || s.now.end == s.m.size || s.window < foreseen || s.now.end-s.pos > s.window/2 {
+	if s.then != nil || s.now.end == s.m.size || s.window < steady || s.now.end-s.pos > s.window/2 {
 		return
 	}
 	s.then = s.ask(s.now.end, s.following())

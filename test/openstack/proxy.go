@@ -248,9 +248,9 @@ func (p *Proxy) cut(r *http.Request) {
 	}
 }
 
-// cutLater leaves the client time to read the answer.
+// cutLater leaves the client time to read the answer, on a busy machine too.
 func (p *Proxy) cutLater(r *http.Request) {
-	time.AfterFunc(time.Second, func() { p.cut(r) })
+	time.AfterFunc(5*time.Second, func() { p.cut(r) })
 }
 
 // A counted body adds its bytes up.
