@@ -3,6 +3,8 @@ package disk
 import (
 	"errors"
 	"sync"
+
+	"golang.org/x/sync/singleflight"
 )
 
 // ReadAt reads as io.ReaderAt does: holes are zero without a look at the
@@ -33,10 +35,10 @@ func (m *cachedImage) ReadAt(p []byte, off int64) (int, error) {
 
 // readData fills p from the blocks that hold it.
 func (m *cachedImage) readData(p []byte, off int64) (int, error) {
-	if m.streams(off, len(p)) {
-		return m.stream(p, off)
-	}
 	size := m.c.o.BlockSize
+	if goesOn := m.streams(off, len(p)); goesOn || m.runs != nil && int64(len(p)) > size {
+		return m.stream(p, off, !goesOn)
+	}
 	m.readAhead(off, off+int64(len(p)))
 	for done := 0; done < len(p); {
 		at := off + int64(done)
@@ -60,7 +62,7 @@ func (m *cachedImage) block(b int64) ([]byte, error) {
 			return p, nil
 		}
 		select {
-		case r := <-m.c.fetch(k, m):
+		case r := <-m.flight(k):
 			if r.Err == nil {
 				return r.Val.([]byte), nil
 			}
@@ -76,6 +78,24 @@ func (m *cachedImage) block(b int64) ([]byte, error) {
 			return nil, ErrClosed
 		}
 	}
+}
+
+// flight fetches a block. Of an image that streams others know of it meanwhile, and wait
+// for it rather than to ask for its bytes from the middle on.
+func (m *cachedImage) flight(k blockKey) <-chan singleflight.Result {
+	if m.runs == nil {
+		return m.c.fetch(k, m)
+	}
+	m.ahead.mu.Lock()
+	m.ahead.running[k.block] = true
+	m.ahead.mu.Unlock()
+	landed, out := m.c.fetch(k, m), make(chan singleflight.Result, 1)
+	go func() {
+		r := <-landed
+		m.ahead.end(k.block)
+		out <- r
+	}()
+	return out
 }
 
 // readAhead starts the fetches that a read of [off, end) makes worth while: of

@@ -1,6 +1,9 @@
 package disk
 
-import "sync"
+import (
+	"bytes"
+	"sync"
+)
 
 // streamed is the least read, in bytes, that passes by the cache of an image which
 // streams: what a kernel reads ahead at once (VM_READAHEAD_PAGES in linux/mm.h).
@@ -11,11 +14,13 @@ const streamed = 128 << 10
 const nearby = 8 << 20
 
 // Stream is Image for an img that serves reads in their order from a stream of its own,
-// and is ahead of its reader by itself. Long reads that go on where another has ended
-// pass by the cache: to keep them costs more than to fetch them, and nobody comes back.
+// and is ahead of its reader by itself: nothing is fetched before it is asked for. Long
+// reads are passed on as they are, and so few requests begin a stream. Those that go on
+// where another has ended pass by the cache: to keep them costs more than to fetch them,
+// and nobody comes back.
 func (c *Cache) Stream(key string, img Image) Image {
 	m := c.image(key, img)
-	m.runs = new(runs)
+	m.runs, m.ahead.window = new(runs), 0
 	return m
 }
 
@@ -24,8 +29,9 @@ func (m *cachedImage) streams(off int64, n int) bool {
 	return m.runs != nil && n >= streamed && m.runs.goesOn(off, off+int64(n))
 }
 
-// stream fills p with what the cache has, and the image the rest.
-func (m *cachedImage) stream(p []byte, off int64) (int, error) {
+// stream fills p with what the cache has, and the image the rest, whose blocks are kept
+// if that is wanted.
+func (m *cachedImage) stream(p []byte, off int64, keep bool) (int, error) {
 	size := m.c.o.BlockSize
 	for done := 0; done < len(p); {
 		at := off + int64(done)
@@ -48,9 +54,24 @@ func (m *cachedImage) stream(p []byte, off int64) (int, error) {
 			}
 			return done, err
 		}
+		if keep {
+			m.keepBlocks(part, at)
+		}
 		done += len(part)
 	}
 	return len(p), nil
+}
+
+// keepBlocks keeps the blocks that are whole in p, which lies at off.
+func (m *cachedImage) keepBlocks(p []byte, off int64) {
+	size := m.c.o.BlockSize
+	for b := (off + size - 1) / size; ; b++ {
+		at, end := b*size-off, min((b+1)*size, m.Size())-off
+		if at >= end || end > int64(len(p)) {
+			return
+		}
+		m.c.recent.add(blockKey{m.key, b}, bytes.Clone(p[at:end]))
+	}
 }
 
 // keeps tells whether a block is in the cache, or on its way there.

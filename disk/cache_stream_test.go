@@ -4,6 +4,9 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
+
+	"golang.org/x/sync/errgroup"
 
 	"chromogenic/disk"
 	"chromogenic/disk/disktest"
@@ -15,6 +18,7 @@ type noting struct {
 	mu    sync.Mutex
 	reads []span
 	err   error // of the next one
+	gate  chan struct{}
 }
 
 // A span is a read of n bytes.
@@ -29,6 +33,9 @@ func (i *noting) ReadAt(p []byte, off int64) (int, error) {
 	err := i.err
 	i.err = nil
 	i.mu.Unlock()
+	if i.gate != nil {
+		<-i.gate
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -97,6 +104,54 @@ func TestStreamOutOfOrder(t *testing.T) {
 	if got := src.came(); !slices.Equal(got, want) {
 		t.Errorf("the reads were %v, want %v", got, want)
 	}
+}
+
+// TestStreamBeginsAtOnce: a long read is one of the image, and what it has whole blocks of
+// is kept.
+func TestStreamBeginsAtOnce(t *testing.T) {
+	img, src := streaming(t, 32<<20)
+	p := make([]byte, 1<<20)
+	for _, r := range []struct {
+		span
+		want []span
+	}{
+		{span{100, 1 << 20}, []span{{100, 1 << 20}}},
+		{span{256 * kib, 4 * kib}, nil},
+		{span{1024*kib - 10, 10}, nil},
+		{span{1024 * kib, 10}, []span{{1024 * kib, 256 * kib}}},
+		{span{0, 10}, []span{{0, 256 * kib}}},
+		{span{32<<20 - 300*kib, 300 * kib}, []span{{32<<20 - 300*kib, 300 * kib}}},
+		{span{32<<20 - 1, 1}, nil},
+	} {
+		if err := disk.ReadFull(img, p[:r.n], r.off); err != nil {
+			t.Fatal(err)
+		}
+		if got := src.came(); !slices.Equal(got, r.want) {
+			t.Errorf("%+v: the reads were %v, want %v", r.span, got, r.want)
+		}
+	}
+}
+
+// TestStreamWaitsForABlock: who asks for more of a block that is on its way begins behind it.
+func TestStreamWaitsForABlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := disk.NewCache(disk.CacheOptions{Budget: 16 << 20, BlockSize: 256 * kib})
+		src := &noting{Image: disktest.Pattern(8<<20, nil), gate: make(chan struct{})}
+		img := c.Stream("x", src)
+		var g errgroup.Group
+		for _, r := range []span{{0, 10 * kib}, {128 * kib, 512 * kib}} {
+			g.Go(func() error { return disk.ReadFull(img, make([]byte, r.n), r.off) })
+			synctest.Wait()
+		}
+		close(src.gate)
+		if err := g.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := src.came(), []span{{0, 256 * kib}, {256 * kib, 384 * kib}}; !slices.Equal(got, want) {
+			t.Errorf("the reads were %v, want %v", got, want)
+		}
+		c.Close()
+	})
 }
 
 // TestStreamIsCached: short reads, and long ones here and there, are those of any cache.

@@ -13,10 +13,10 @@ import (
 // A remote is an image of Glance, read by ranges: the design in a few words.
 //
 // A reader that goes on where another read has ended is served by the same stream, an
-// answer that is still running. What a stream asks for doubles each time, so that a
-// look at a table costs little, and a sequential reader waits for a round trip only a
-// few times in the whole. A cache above reads ahead of its readers in parallel; these
-// reads meet one stream, in whatever order they come, and take turns. A stream that has
+// answer that is still running. What a stream asks for grows each time, so that a look
+// at a table costs little, and a sequential reader waits for a round trip only a few
+// times in the whole. A kernel reads ahead of its readers with several reads at a time;
+// these meet one stream, in whatever order they come, and take turns. A stream that has
 // come far passes over what the cache has already, and over what is asked for too late;
 // that waits for its reader.
 //
@@ -53,7 +53,7 @@ const (
 )
 
 // passMost is how much, in bytes, a stream passes over that is in a cache already, or whose
-// reader was overtaken. It is what a cache reads ahead; of more another request is cheaper.
+// reader was overtaken. Of more another request is cheaper.
 const passMost = 2 << 20
 
 func newRemote(c *client, r *record, whole bool) *remote {

@@ -156,17 +156,17 @@ func (s *stream) fill(p []byte) (n int, err error) {
 
 // growth is how much larger than the one before an answer is that is asked for: all of
 // that was wanted.
-const growth = 8
+const growth = 16
 
-// steady is the window, in bytes, to which an answer grows, and from which on the next one
-// is asked for before the last one ends. All that is left is asked for when a stream has
-// come as far as carefree: who has read so much in order is going to read on, each new
-// answer costs a round trip, and of one that is given up no more is lost than was on its
-// way. That is as much as the buffers of two sockets hold, megabytes, so who reads the first
-// MiB alone, for which a kernel reads another, must not come to that.
+// steady is the most, in bytes, to which an answer grows. All that is left is asked for
+// when a stream has come as far as carefree, before its last answer ends: who has read so
+// much in order is going to read on, each new answer costs a round trip, and of one that is
+// given up no more is lost than was on its way. That is as much as the buffers of two
+// sockets hold, megabytes, so who reads the first MiB alone, for which a kernel reads
+// another, must not come to that, behind the tables of a container.
 const (
-	steady   = 2 << 20
-	carefree = 6 << 20
+	steady   = 4 << 20
+	carefree = 3 << 20
 )
 
 // open sees to it that there is an answer at pos, of n bytes at least.
@@ -204,19 +204,19 @@ func (s *stream) ask(off, n int64) *fetch {
 
 // following is the size of the answer behind the last one.
 func (s *stream) following() int64 {
-	if s.pos-s.began >= carefree-steady { // its end, if the next one is foreseen
+	if s.pos-s.began >= carefree {
 		return s.m.size
 	}
 	return min(growth*s.window, steady)
 }
 
-// foresee asks for the answer behind a large one, when half of that is left. What fails
-// is asked for again when its time has come.
+// foresee asks for all that is left before the last answer ends. What fails is asked for
+// again when its time has come.
 func (s *stream) foresee(ctx context.Context) {
-	if s.then != nil || s.now.end == s.m.size || s.window < steady || s.now.end-s.pos > s.window/2 {
+	if s.then != nil || s.now.end == s.m.size || s.pos-s.began < carefree {
 		return
 	}
-	s.then = s.ask(s.now.end, s.following())
+	s.then = s.ask(s.now.end, s.m.size)
 	go s.then.get(ctx, s.m.c)
 }
 

@@ -93,9 +93,9 @@ func TestReadAnewAfterDamage(t *testing.T) {
 	}
 	// The answer that begins behind the fifth part is the last. Those before are shorter
 	// than its damage is far.
-	r.proxy.Inject(&Fault{Method: http.MethodGet, Path: "/file", After: 3<<20 + part/2, Times: 1, Corrupt: true})
+	r.proxy.Inject(&Fault{Method: http.MethodGet, Path: "/file", After: 5<<20 + part/2, Times: 1, Corrupt: true})
 	wrong := 0
-	for _, i := range []int{0, 1, 2, 3, 4, 5, 6, 7, 9, 8} {
+	for _, i := range []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 10} {
 		right, err := read(i)
 		if err != nil {
 			t.Fatal(err)
@@ -104,10 +104,10 @@ func TestReadAnewAfterDamage(t *testing.T) {
 			wrong = i
 		}
 	}
-	if wrong != 8 {
-		t.Fatalf("part %d is damaged, and it should be the late one, 8", wrong)
+	if wrong != 10 {
+		t.Fatalf("part %d is damaged, and it should be the late one, 10", wrong)
 	}
-	for i := 10; i < 48 && err == nil; i++ {
+	for i := 12; i < 48 && err == nil; i++ {
 		_, err = read(i)
 	}
 	if disk.KindOf(err) != disk.Malformed {
