@@ -62,7 +62,7 @@ func (f *imageFile) attr(out *fuse.Attr) {
 	}
 	*out = fuse.Attr{
 		Ino: out.Ino, Mode: syscall.S_IFREG | f.kind.t.mode(0o666), Nlink: 1, Owner: f.kind.t.owner,
-		Size: uint64(f.stat.Load().Size), Blocks: blocks(f.stat.Load().Allocated), Blksize: blockSize,
+		Size: uint64(f.stat.Load().Size), Blocks: blocks(f.stat.Load().Allocated), Blksize: readSize,
 	}
 	if f.instance() {
 		// Of a file without holes cp sends all at once, by copy_file_range(2),

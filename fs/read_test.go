@@ -118,6 +118,9 @@ func TestStatIsStable(t *testing.T) {
 		if st.Nlink != 1 || st.Mode != syscall.S_IFREG|0o640 {
 			t.Errorf("%s: nlink %d mode %o", format, st.Nlink, st.Mode)
 		}
+		if whole := format != "json"; (st.Blksize == readSize) != whole {
+			t.Errorf("%s: st_blksize %d", format, st.Blksize)
+		}
 	}
 	entries, err := os.ReadDir(m.path("a/images"))
 	if err != nil {

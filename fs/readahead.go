@@ -13,6 +13,11 @@ import (
 // (VM_READAHEAD_PAGES in linux/mm.h), which is eight requests for that.
 const kernelAhead = 1 << 20
 
+// readSize is what stat(2) advises to read an image with, in bytes: what the kernel asks
+// for at once. Programs of coreutils follow it. Of a view that does not go through the page
+// cache each read is a request of its own, and nothing is read ahead of it.
+const readSize = 1 << 20
+
 // readFurther tells the kernel so, in sysfs: a file system has no other way to (the
 // answer to FUSE_INIT can only make it less). That takes root and a /sys that can be
 // written; without these reads are slower, and as good.

@@ -134,7 +134,7 @@ func ownerOf(o Options) fuse.Owner {
 	return owner
 }
 
-// blockSize is what stat(2) and statfs(2) advise and count in, in bytes.
+// blockSize is what statfs(2) counts in, and stat(2) advises for what is no image, in bytes.
 const blockSize = 4096
 
 // dirNode is what all directories share: their attributes, statfs, and the error
