@@ -177,6 +177,7 @@ type reader struct {
 	f      *imageFile
 	v      *pipeline.View
 	refuse error // of every read
+	vain   vain
 }
 
 // Read fills dest, short only at the end.
@@ -184,8 +185,15 @@ func (r *reader) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRes
 	if r.refuse != nil {
 		return nil, r.f.fail("read", r.refuse)
 	}
-	data, err := r.f.kind.t.read(ctx, r.v, len(dest), off)
+	began, err := time.Now(), r.vain.again(off, len(dest))
+	var data fuse.ReadResult
+	if err == nil {
+		data, err = r.f.kind.t.read(ctx, r.v, len(dest), off)
+	}
 	if err != nil {
+		if ctx.Err() == nil { // it is not the program that was killed
+			r.vain.note(off, len(dest), time.Since(began), err)
+		}
 		if disk.KindOf(err) == disk.Malformed {
 			r.f.bad.Store(true)
 		}
