@@ -177,8 +177,8 @@ func (m *benchMount) metric(t testing.TB, name string) int64 {
 
 // dropped reads a file as a program that needs all of it, and leaves nothing in the
 // kernel's page cache.
-func dropped(t testing.TB, path string) {
-	sh(t, "dd", "if="+path, "of=/dev/null", "bs=1M", "status=none")
+func dropped(t testing.TB, path string, flags ...string) {
+	sh(t, "dd", append([]string{"if=" + path, "of=/dev/null", "bs=1M", "status=none"}, flags...)...)
 }
 
 // uncached has the kernel drop its pages of a file.
@@ -236,16 +236,22 @@ func TestBenchRead(t *testing.T) {
 	}{{"", cloud.glance, readWanted}, {fmt.Sprintf(", %v away", farTrip), far.URL, farWanted}, {fmt.Sprintf(", %v away, 2 Gbit/s", farTrip), line.URL, farWanted}} {
 		in := install(t, cloudsFile(t, "a", way.glance, ""), "  a: {type: openstack, cloud: a}\n")
 		m := in.foreground(t)
-		for _, kind := range []struct{ stored, view string }{{"raw", "raw"}, {"qcow2", "qcow2"}, {"qcow2", "raw"}} {
+		for _, kind := range []struct{ stored, view, past string }{{"raw", "raw", ""}, {"raw", "raw", "iflag=direct"}, {"qcow2", "qcow2", ""}, {"qcow2", "raw", ""}, {"qcow2", "raw", "iflag=direct"}} {
+			var flags []string
+			name := kind.view + " of " + kind.stored
+			if kind.past != "" { // which goes past the page cache, as containers do by themselves
+				flags = append(flags, kind.past)
+				name += ", O_DIRECT"
+			}
 			path := filepath.Join(m.dir, "a", "images", "disk-"+kind.stored+"."+kind.view)
 			m.forget(t)
-			ours := side{kind.view + " of " + kind.stored + way.name, func() { dropped(t, path) }, func() { uncached(t, path) }}
+			ours := side{name + way.name, func() { dropped(t, path, flags...) }, func() { uncached(t, path) }}
 			theirs := side{"curl of " + kind.stored, func() { a.fetch(t, way.glance, ids[kind.stored]) }, nil}
 			before := m.metric(t, `chromogenic_fetched_bytes_total{provider="a"}`)
 			compare(t, size, ours, theirs, way.wanted)
 			fetched := m.metric(t, `chromogenic_fetched_bytes_total{provider="a"}`) - before
 			t.Logf("%46s memory %d MiB at most, fetched %.2f times", "", m.peak(t)>>20, float64(fetched)/float64(size*(benchPairs+1)))
-			if kind.stored == kind.view { // who reads through the mount has it verified
+			if kind.stored == kind.view && kind.past == "" { // who reads through the mount has it verified
 				verified := side{"curl | sha512sum", func() {
 					sh(t, "sh", "-c", `curl -sSf -H "X-Auth-Token: $1" "$2" | sha512sum`, "sh", a.token, way.glance+"/v2/images/"+ids[kind.stored]+"/file")
 				}, nil}
