@@ -54,8 +54,10 @@
 //
 // What is read is one version: an image that has changed gives ESTALE, or its old
 // bytes where the kernel has them. A disk that was pulled out gives EHOSTUNREACH, and
-// when it is back the same open file reads on. raw goes through the page cache; containers,
-// instances and what was written a moment ago do not. An instance is read as its
+// when it is back the same open file reads on. What has failed after seconds fails at
+// once for who asks for it again in the same moment, as a kernel does. raw goes through
+// the page cache; containers, instances and what was written a moment ago do not, and are
+// best read with as much at once as stat(2) advises, 1 MiB. An instance is read as its
 // provider's snapshot policy says: auto captures it at the first read; with never
 // it cannot be opened; otherwise it opens, can be copied into an images/ directory
 // by copy_file_range, and a plain read is EPERM. A capture that was kept is read as
