@@ -19,7 +19,7 @@ type CacheOptions struct {
 }
 
 // A Cache keeps blocks of many images within one budget and fetches a block
-// once, however many readers wait for it.
+// once, however many readers wait for it (but see Stream).
 //
 // It is bounded by design: Budget, and a block for each ReadAt that waits for
 // its fetch, and at most Parallel blocks for each image that is read ahead.

@@ -36,10 +36,11 @@ func (m *cachedImage) ReadAt(p []byte, off int64) (int, error) {
 // readData fills p from the blocks that hold it.
 func (m *cachedImage) readData(p []byte, off int64) (int, error) {
 	size := m.c.o.BlockSize
-	if goesOn := m.streams(off, len(p)); goesOn || m.runs != nil && int64(len(p)) > size {
+	if m.runs == nil {
+		m.readAhead(off, off+int64(len(p)))
+	} else if goesOn := m.goesOn(off, len(p)); goesOn || int64(len(p)) > size {
 		return m.stream(p, off, !goesOn)
 	}
-	m.readAhead(off, off+int64(len(p)))
 	for done := 0; done < len(p); {
 		at := off + int64(done)
 		block, err := m.block(at / size)
@@ -86,9 +87,7 @@ func (m *cachedImage) flight(k blockKey) <-chan singleflight.Result {
 	if m.runs == nil {
 		return m.c.fetch(k, m)
 	}
-	m.ahead.mu.Lock()
-	m.ahead.running[k.block] = true
-	m.ahead.mu.Unlock()
+	m.ahead.begin(k.block)
 	landed, out := m.c.fetch(k, m), make(chan singleflight.Result, 1)
 	go func() {
 		r := <-landed
@@ -143,12 +142,12 @@ type readAhead struct {
 	parallel int
 
 	mu      sync.Mutex
-	readers [8]int64 // the last block of as many readers, most recent first
-	running map[int64]bool
+	readers [8]int64      // the last block of as many readers, most recent first
+	running map[int64]int // by block: how many wait for it
 }
 
 func newReadAhead(o CacheOptions) *readAhead {
-	a := &readAhead{window: o.ReadAhead / o.BlockSize, parallel: o.Parallel, running: map[int64]bool{}}
+	a := &readAhead{window: o.ReadAhead / o.BlockSize, parallel: o.Parallel, running: map[int64]int{}}
 	for i := range a.readers {
 		a.readers[i] = -2 // no block comes next behind it
 	}
@@ -187,21 +186,30 @@ func advance(readers []int64, to int64, goesOn func(at int64) bool) (before int6
 func (a *readAhead) start(b int64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.running) >= a.parallel || a.running[b] {
+	if len(a.running) >= a.parallel || a.running[b] > 0 {
 		return false
 	}
-	a.running[b] = true
+	a.running[b]++
 	return true
+}
+
+// begin notes a fetch of block b that is not one ahead of its reader.
+func (a *readAhead) begin(b int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.running[b]++
 }
 
 func (a *readAhead) end(b int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.running, b)
+	if a.running[b]--; a.running[b] == 0 {
+		delete(a.running, b)
+	}
 }
 
 func (a *readAhead) fetching(b int64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.running[b]
+	return a.running[b] > 0
 }

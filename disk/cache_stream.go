@@ -15,18 +15,19 @@ const nearby = 8 << 20
 
 // Stream is Image for an img that serves reads in their order from a stream of its own,
 // and is ahead of its reader by itself: nothing is fetched before it is asked for. Long
-// reads are passed on as they are, and so few requests begin a stream. Those that go on
-// where another has ended pass by the cache: to keep them costs more than to fetch them,
-// and nobody comes back.
+// reads are passed on as they are, and so few requests begin a stream; two who ask for the
+// same at the same time both get it from the image. Those that go on where another has
+// ended pass by the cache: to keep them costs more than to fetch them, and nobody comes
+// back.
 func (c *Cache) Stream(key string, img Image) Image {
 	m := c.image(key, img)
 	m.runs, m.ahead.window = new(runs), 0
 	return m
 }
 
-// streams tells whether a read of n bytes is one that the image itself is ahead of.
-func (m *cachedImage) streams(off int64, n int) bool {
-	return m.runs != nil && n >= streamed && m.runs.goesOn(off, off+int64(n))
+// goesOn tells whether a read of n bytes is one that the image itself is ahead of.
+func (m *cachedImage) goesOn(off int64, n int) bool {
+	return n >= streamed && m.runs.goesOn(off, off+int64(n))
 }
 
 // stream fills p with what the cache has, and the image the rest, whose blocks are kept
@@ -71,6 +72,9 @@ func (m *cachedImage) keepBlocks(p []byte, off int64) {
 			return
 		}
 		m.c.recent.add(blockKey{m.key, b}, bytes.Clone(p[at:end]))
+		if m.c.closed.Load() {
+			m.c.drop()
+		}
 	}
 }
 

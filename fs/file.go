@@ -185,13 +185,13 @@ func (r *reader) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRes
 	if r.refuse != nil {
 		return nil, r.f.fail("read", r.refuse)
 	}
-	began, err := time.Now(), r.vain.again(off, len(dest))
+	began, err := time.Now(), r.vain.again(off)
 	var data fuse.ReadResult
 	if err == nil {
 		data, err = r.f.kind.t.read(ctx, r.v, len(dest), off)
 	}
 	if err != nil {
-		if ctx.Err() == nil { // it is not the program that was killed
+		if disk.KindOf(err) != disk.Interrupted {
 			r.vain.note(off, len(dest), time.Since(began), err)
 		}
 		if disk.KindOf(err) == disk.Malformed {

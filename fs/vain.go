@@ -9,7 +9,7 @@ import (
 // Of a read that fails the kernel asks for the first page again at once, alone, and so it
 // does for the next buffer of a program that has got less than it wanted. Each would wait
 // as long for a cloud that does not answer. Where a failure took slowFailure, it is that of
-// whoever asks for the same within vainTime.
+// whoever begins to read in the same range within vainTime.
 const (
 	slowFailure = 5 * time.Second
 	vainTime    = 250 * time.Millisecond
@@ -43,8 +43,8 @@ func (v *vain) note(off int64, n int, took time.Duration, err error) {
 	v.reads = v.reads[max(0, len(v.reads)-vainMost):]
 }
 
-// again is why a read of n bytes at off fails now too; nil if it is to be tried.
-func (v *vain) again(off int64, n int) error {
+// again is why a read at off fails now too; nil if it is to be tried.
+func (v *vain) again(off int64) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if len(v.reads) == 0 {
@@ -52,7 +52,7 @@ func (v *vain) again(off int64, n int) error {
 	}
 	v.reads = slices.DeleteFunc(v.reads, func(r vainRead) bool { return time.Since(r.failed) > vainTime })
 	for _, r := range v.reads {
-		if off < r.end && off+int64(n) > r.off {
+		if off >= r.off && off < r.end {
 			return r.err
 		}
 	}

@@ -124,8 +124,9 @@ func New(o Options) (*Pipeline, error) {
 
 // What is fetched at once of a source that is far away, in bytes. A look into an image
 // reads its tables, which lie scattered: a cluster of a qcow2, a few KiB of a VMDK. What
-// is read later is content, in long runs; small blocks cost these nothing, for what is
-// read ahead is fetched as one run.
+// is read later is content, in long runs; small blocks cost these nothing, for a read of
+// more than one is passed on to a source that streams, and of others what is read ahead
+// comes in parallel.
 const (
 	contentBlock = 256 << 10
 	briefBlock   = 64 << 10

@@ -68,7 +68,8 @@ const (
 	laterSize  = 1 << 20
 )
 
-// earlyMost is how much may wait, in bytes: twice of what a cache reads ahead.
+// earlyMost is how much may wait, in bytes: what a kernel reads ahead, and a few reads that
+// have overtaken others.
 const earlyMost = 4 << 20
 
 func newRunningSum(r *record) *runningSum {

@@ -31,6 +31,7 @@ type mountFault struct {
 	late   bool                             // all that is asked for may have come by then, and must be right
 	gc     bool                             // chromogenic gc is needed
 	sample bool                             // in make test too
+	within time.Duration                    // the program ends; 0 for whenever
 }
 
 // A mountCase is a mount of the projects a and b, behind a proxy of its own.
@@ -93,7 +94,11 @@ func (x *mountCase) play(t *testing.T, f mountFault, right func(t testing.TB)) {
 	x.proxyOf(f.fault).Inject(f.fault)
 	began := time.Now()
 	out, err := tryCommand(x.command[0], x.command[1:]...)
-	t.Logf("%q: %v, %v: %s", x.command, time.Since(began).Round(time.Millisecond), err, strings.TrimSpace(out))
+	took := time.Since(began)
+	t.Logf("%q: %v, %v: %s", x.command, took.Round(time.Millisecond), err, strings.TrimSpace(out))
+	if f.within > 0 && took > f.within {
+		t.Errorf("it has taken %v to say so, more than %v", took, f.within)
+	}
 	if f.fault.Met() == 0 {
 		t.Errorf("the fault has met nothing: %q", append(x.glance.Log(), x.nova.Log()...))
 	}
