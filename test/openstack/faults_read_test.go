@@ -33,7 +33,7 @@ func readFaults() []mountFault {
 		{name: "500", fault: get(&Fault{Times: 2, Status: http.StatusInternalServerError})},
 		{name: "503 for good", fault: get(&Fault{Status: http.StatusServiceUnavailable}), errno: syscall.EHOSTUNREACH, cause: "503"},
 		{name: "answer truncated", fault: get(&Fault{After: 1 << 20, Times: 1, Cut: true})},
-		{name: "byte corrupted", fault: get(&Fault{After: 1 << 20, Times: 1, Corrupt: true}), errno: syscall.EBADMSG, cause: "sha512", sample: true},
+		{name: "byte corrupted", fault: get(&Fault{After: 1 << 20, Corrupt: true}), errno: syscall.EBADMSG, cause: "sha512", sample: true},
 		{name: "ranges ignored", fault: get(&Fault{Whole: true}), errno: syscall.ENOTSUP, cause: "ranges"},
 		{name: "image deleted", fault: get(&Fault{After: 1 << 20, Times: 1}), do: func(t testing.TB, x *mountCase) { x.a.remove(t, x.id) }, errno: syscall.ESTALE, cause: "gone", gone: true, late: true, sample: true},
 		{

@@ -274,14 +274,16 @@ func TestDamagedOnTheWay(t *testing.T) {
 	defer f.Close()
 	a.put(t, "web", "qcow2", f, nil)
 	in := install(t, cloudsFile(t, "a", proxy.URL, ""), "  a: {type: openstack, cloud: a}\n")
-	damaged := proxy.Inject(&Fault{Method: http.MethodGet, Path: "/file", After: 1 << 20, Times: 1, Corrupt: true})
+	// In all answers, for the rest of one may be of use to nobody.
+	damaged := proxy.Inject(&Fault{Method: http.MethodGet, Path: "/file", After: 1 << 20, Corrupt: true})
 	said, err := in.try("cp", "a:images/web.raw", out)
-	if err == nil || !strings.Contains(said, "sha512") || damaged.Met() != 1 {
+	if err == nil || !strings.Contains(said, "sha512") || damaged.Met() == 0 {
 		t.Errorf("met %d: %v: %s", damaged.Met(), err, said)
 	}
 	if _, err := os.Stat(out); err == nil {
 		t.Error("there is a copy")
 	}
+	proxy.Clear()
 	in.run(t, "cp", "a:images/web.raw", out)
 	sh(t, "cmp", raw, out)
 }
